@@ -1,0 +1,241 @@
+"""Neighbour lists: full, sorted by center, in compressed (CSR) form.
+
+The pairs come from vesin's cell list. Around it stands what vesin leaves open: directions that are not periodic get a
+bounding cell of their own (the user's vectors there may be zero, parallel or shorter than the system), and cells so
+thin or flat that vesin's grid would lose a dimension go through a k-d tree instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tesseral.calculator.vesin_library import periodic_pairs
+
+#: A periodic direction thinner than this is taken as a mistake in the cell (Å).
+SMALLEST_HEIGHT = 1e-3
+#: vesin 0.6 reduces its grid to this many cells and divides by zero if a direction is then left with none.
+VESIN_GRID_CELLS = 1e5
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborList:
+    """Directed edges (center i, neighbor j), grouped by center.
+
+    Attributes:
+        first: [n_atoms + 1] int64; the edges of atom i are first[i] ... first[i + 1] - 1.
+        neighbors: [n_edges] int32, index j.
+        cell_shifts: [n_edges, 3] int32, S in r_ij = r_j - r_i + S @ cell.
+    """
+
+    first: NDArray[np.int64]
+    neighbors: NDArray[np.int32]
+    cell_shifts: NDArray[np.int32]
+
+    @property
+    def centers(self) -> NDArray[np.int64]:
+        """[n_edges] index i of each edge."""
+        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+
+
+def neighbor_list(
+    positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float, *, threads: int = 1
+) -> NeighborList:
+    """All pairs closer than `cutoff`, each in both directions, periodic images included.
+
+    Args:
+        positions: [n_atoms, 3] in Å; atoms may lie outside the cell, and there may be none.
+        cell: [3, 3] in Å, lattice vectors as rows, of either handedness. Vectors of directions that are not periodic
+            are not looked at.
+        pbc: [3] or one bool, which directions are periodic.
+        cutoff: radius in Å.
+        threads: threads of the search.
+
+    Raises:
+        ValueError: cutoff not positive and finite, positions or cell not finite or misshapen, or a periodic
+            direction without a usable cell vector.
+    """
+    if not (math.isfinite(cutoff) and cutoff > 0):
+        raise ValueError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
+    points, vectors, periodic = checked_geometry(positions, cell, pbc)
+    box = _bounding_cell(points, vectors, periodic, cutoff)
+    if _suits_grid(box, cutoff):
+        centers, neighbors, shifts = periodic_pairs(points, box, cutoff, threads)
+    else:
+        centers, neighbors, shifts = _tree_pairs(points, box, cutoff)
+    first = np.zeros(len(points) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(centers, minlength=len(points)), out=first[1:])
+    return NeighborList(first, neighbors, shifts)
+
+
+def checked_geometry(
+    positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Positions, cell and periodicity as contiguous float64 and bool arrays, checked.
+
+    Raises:
+        ValueError: as :func:`neighbor_list`; the message names the atom or the cell vector.
+    """
+    points = np.ascontiguousarray(positions, dtype=np.float64)
+    vectors = np.ascontiguousarray(cell, dtype=np.float64)
+    periodic = np.ascontiguousarray(np.broadcast_to(np.asarray(pbc, dtype=bool), 3))
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"positions must have shape [n_atoms, 3], got {list(points.shape)}")
+    if vectors.shape != (3, 3):
+        raise ValueError(f"cell must have shape [3, 3], got {list(vectors.shape)}")
+    if not np.isfinite(points).all():
+        atom = int(np.argmin(np.isfinite(points).all(axis=1)))
+        raise ValueError(f"atom {atom} has the position {points[atom].tolist()}: every coordinate must be finite")
+    _check_periodic_vectors(vectors, periodic)
+    return points, vectors, periodic
+
+
+def _check_periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
+    """Refuse a periodic direction along which the system would repeat at no distance."""
+    for direction in np.flatnonzero(periodic):
+        vector = cell[direction]
+        if not np.isfinite(vector).all():
+            raise ValueError(f"cell vector {direction} is {vector.tolist()}: every component must be finite")
+        if np.linalg.norm(vector) < SMALLEST_HEIGHT:
+            raise ValueError(
+                f"direction {direction} is periodic, but its cell vector is {vector.tolist()}: "
+                f"set the cell, or pbc[{direction}] = False"
+            )
+    vectors = cell[periodic]
+    if len(vectors) > 1 and _heights(vectors).min() < SMALLEST_HEIGHT:
+        raise ValueError(
+            f"the cell vectors of the periodic directions {np.flatnonzero(periodic).tolist()} are linearly dependent: "
+            f"{vectors.tolist()}"
+        )
+
+
+def _heights(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Extent of the parallelepiped perpendicular to each of its faces, [n] in Å; zero if it is flat."""
+    _, singular, _ = np.linalg.svd(vectors)
+    if singular[-1] <= 1e-12 * singular[0]:
+        return np.zeros(len(vectors))
+    return 1.0 / np.linalg.norm(np.linalg.pinv(vectors), axis=0)
+
+
+def _bounding_cell(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_], cutoff: float
+) -> NDArray[np.float64]:
+    """A cell, periodic in three directions, with the same pairs: empty space wider than the cutoff where not periodic.
+
+    The new vectors are perpendicular to the periodic ones, so no pair closer than the cutoff crosses them.
+    """
+    if periodic.all():
+        return cell
+    n_periodic = int(periodic.sum())
+    complement = np.eye(3) if n_periodic == 0 else np.linalg.svd(cell[periodic])[2][n_periodic:]
+    box = cell.copy()
+    extent = np.ptp(positions @ complement.T, axis=0) if len(positions) else np.zeros(3 - n_periodic)
+    box[~periodic] = complement * (1.001 * extent + 1.01 * cutoff)[:, None]
+    return box
+
+
+def _suits_grid(box: NDArray[np.float64], cutoff: float) -> bool:
+    """Whether vesin's grid of cells keeps at least one cell in each direction."""
+    cells = np.maximum(1.0, _heights(box) / cutoff)
+    reduction = min(1.0, (VESIN_GRID_CELLS / float(cells.prod())) ** (1 / 3))
+    return bool(reduction == 1.0 or cells.min() * reduction >= 2.0)
+
+
+def _tree_pairs(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """The pairs of :func:`periodic_pairs` from a k-d tree over explicit images: slower, for any shape of cell."""
+    from scipy.spatial import cKDTree
+
+    fractional = positions @ np.linalg.inv(cell)
+    home = np.floor(fractional).astype(np.int32)
+    fractional -= home
+    reach = cutoff / _heights(cell)
+    atoms, shifts = [], []
+    for shift in itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int))):
+        moved = fractional + shift
+        inside = np.flatnonzero(((moved > -reach) & (moved < 1 + reach)).all(axis=1))
+        atoms.append(inside)
+        shifts.append(np.broadcast_to(np.array(shift, dtype=np.int32), (len(inside), 3)))
+    image_atoms, image_shifts = np.concatenate(atoms), np.concatenate(shifts)
+    images = cKDTree((fractional[image_atoms] + image_shifts) @ cell)
+    found = cKDTree(fractional @ cell).sparse_distance_matrix(images, cutoff, output_type="ndarray")
+    centers, neighbors, shift = found["i"], image_atoms[found["j"]], image_shifts[found["j"]]
+    keep = (centers != neighbors) | shift.any(axis=1)
+    order = np.flatnonzero(keep)[np.argsort(centers[keep], kind="stable")]
+    centers, neighbors = centers[order].astype(np.int64), neighbors[order].astype(np.int32)
+    return centers, neighbors, (shift[order] - home[neighbors] + home[centers]).astype(np.int32)
+
+
+class VerletList:
+    """A neighbour list that stays valid while atoms move little.
+
+    Pairs are searched within cutoff + skin and kept until one might have entered the cutoff unseen. With atoms moved
+    by at most u against the (strained) old lattice and the cell strained by the matrix F, a pair now within the cutoff
+    was within |F^-1| (cutoff + 2 u) before; the list is kept while that is at most cutoff + skin. For a fixed cell this
+    is the usual rule u <= skin / 2. A changed cell that is not periodic in three directions, another periodicity or
+    another number of atoms always rebuild. Species do not matter: pairs are geometry.
+
+    Attributes:
+        n_builds: how often the pairs were searched.
+    """
+
+    def __init__(self, cutoff: float, skin: float, *, threads: int = 1) -> None:
+        if not (math.isfinite(skin) and skin >= 0):
+            raise ValueError(f"skin must be a non-negative, finite length in Å, got {skin}")
+        self.cutoff, self.skin, self.threads = float(cutoff), float(skin), int(threads)
+        self.n_builds = 0
+        self._list: NeighborList | None = None
+
+    def update(
+        self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+        """Edges that hold every pair within the cutoff (and some beyond it).
+
+        Args:
+            positions, cell, pbc: as in :func:`neighbor_list`.
+
+        Returns:
+            first [n_atoms + 1], neighbors [n_edges] and Cartesian shifts S @ cell [n_edges, 3] in Å.
+
+        Raises:
+            ValueError: as :func:`neighbor_list`.
+        """
+        points, vectors, periodic = checked_geometry(positions, cell, pbc)
+        if self._list is None or not self._still_valid(points, vectors, periodic):
+            self._list = neighbor_list(points, vectors, periodic, self.cutoff + self.skin, threads=self.threads)
+            self._build = points.copy(), vectors.copy(), periodic.copy()
+            self._shifted_cell: NDArray[np.float64] | None = None
+            self.n_builds += 1
+        if self._shifted_cell is None or not np.array_equal(self._shifted_cell, vectors):
+            self._shifts = cartesian_shifts(self._list, vectors, periodic)
+            self._shifted_cell = vectors.copy()
+        return self._list.first, self._list.neighbors, self._shifts
+
+    def _still_valid(
+        self, positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_]
+    ) -> bool:
+        old_positions, old_cell, old_periodic = self._build
+        if positions.shape != old_positions.shape or not np.array_equal(periodic, old_periodic):
+            return False
+        shrinking = 1.0
+        if periodic.any() and not np.array_equal(cell[periodic], old_cell[periodic]):
+            if not periodic.all():
+                return False
+            deformation = np.linalg.solve(old_cell, cell)  # rows: cell = old_cell @ deformation
+            shrinking = float(np.linalg.norm(np.linalg.inv(deformation), ord=2))
+            old_positions = old_positions @ deformation
+        moved = positions - old_positions
+        largest = math.sqrt(np.einsum("ij,ij->i", moved, moved).max(initial=0.0))
+        return shrinking * (self.cutoff + 2 * largest) <= self.cutoff + self.skin
+
+
+def cartesian_shifts(
+    edges: NeighborList, cell: NDArray[np.float64], periodic: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """S @ cell of each edge, [n_edges, 3] in Å; vectors of directions that are not periodic do not enter."""
+    return edges.cell_shifts @ np.where(periodic[:, None], cell, 0.0)

@@ -1,0 +1,137 @@
+// Public interface of the compiled kernel's operators: plain arrays in, plain arrays out, no torch.
+//
+// Arrays are row-major. Symbols: N atoms, E edges sorted by center, S species, Q radial functions, C = S*Q,
+// LM = (l_max+1)^2, K channels. Every operator comes as value, vector-Jacobian product ("gradient") and the
+// directional derivative of both ("tangent"), from which derivatives of the gradient follow.
+#pragma once
+
+#include <cstdint>
+
+namespace tesseral {
+
+constexpr int max_l = 8;
+constexpr int max_harmonics = (max_l + 1) * (max_l + 1);
+constexpr int max_radial = 64;
+constexpr int max_order = 4;
+
+/// Constants of the recursions for real spherical harmonics, orthonormal on the unit sphere, no Condon-Shortley phase.
+/// With (x + iy)^m = C_m + i S_m and F_lm(z) proportional to the m-th derivative of the Legendre polynomial P_l:
+/// Y_{l,m} = F_lm C_m, Y_{l,-m} = F_lm S_m for m >= 0.
+template <class T>
+struct HarmonicConstants {
+  int l_max = 0;
+  T diagonal[max_l + 1];                 // F_mm
+  T rise[max_l + 1][max_l + 1];          // F_lm = rise[l][m] z F_{l-1,m} - drop[l][m] F_{l-2,m}
+  T drop[max_l + 1][max_l + 1];
+  T slope[max_l + 1][max_l + 1];         // dF_lm/dz = slope[l][m] F_{l,m+1}
+  explicit HarmonicConstants(int l_max);
+};
+
+enum class RadialKind { bessel, chebyshev, gaussian, spline };
+
+/// Radial functions R_q(r), q < n_radial, zero from the cutoff on; the first two derivatives vanish there too.
+template <class T>
+struct RadialBasis {
+  RadialKind kind = RadialKind::bessel;
+  int n_radial = 0;
+  T cutoff = 0;
+  const T* table = nullptr;              // spline: [n_intervals, n_radial, 4]
+  int n_intervals = 0;
+};
+
+template <class T>
+struct DensityOptions {
+  int n_species;
+  RadialBasis<T> radial;
+  HarmonicConstants<T> harmonics;
+};
+
+/// Edges of the atoms [0, n): those of atom i are first[i] .. first[i+1]-1.
+template <class T>
+struct Edges {
+  const T* vectors;                      // [E, 3]
+  const T* tangents;                     // [E, 3] direction of a derivative, or null
+  const int64_t* first;                  // [N+1]
+  const int64_t* neighbor_species;       // [E]
+};
+
+/// Half-open range of atoms (or edges) that one thread works on.
+struct Range {
+  int64_t begin;
+  int64_t end;
+};
+
+/// Weights of the channel mixing, [S, l_max+1, C, K].
+template <class T>
+struct MixShape {
+  int l_max;
+  int n_inputs;                          // C
+  int n_channels;                        // K
+  const int64_t* species;                // [N]
+};
+
+/// Node of a Horner tree of monomials: children are first_child .. last_child-1.
+struct TreeNode {
+  int32_t factor;
+  int32_t first_child;
+  int32_t last_child;
+};
+
+struct ProductShape {
+  int n_harmonics;
+  int n_channels;
+  int n_nodes;
+  int n_outputs;
+  const TreeNode* tree;                  // [n_nodes]
+  const int32_t* roots;                  // [n_outputs+1]
+  const int64_t* species;                // [N]
+};
+
+/// Distances between which the screened nuclear repulsion is switched off (Å).
+struct Repulsion {
+  double inner;
+  double outer;
+};
+
+/// One differentiable array: values and, for directional derivatives, tangents (or null).
+template <class T>
+struct Field {
+  T* values = nullptr;
+  T* tangents = nullptr;
+};
+
+/// The operators compiled for one instruction set. Outputs are overwritten unless said otherwise.
+template <class T>
+struct Kernels {
+  const char* instruction_set;
+  // harmonics [E,LM] of edge vectors; with tangents: the derivative along them, else the value
+  void (*harmonics)(const HarmonicConstants<T>&, const T* vectors, const T* tangents, Range, T* out);
+  // gradient [E,3] of <G, Y>; with tangents: its derivative along them
+  void (*harmonics_gradient)(const HarmonicConstants<T>&, const T* vectors, const T* tangents, const T* G, Range, T* out);
+  // R, R', R'' [E,Q]
+  void (*radial)(const RadialBasis<T>&, const T* distances, Range, T* value, T* first, T* second);
+  // energy, first and second derivative [E] of the repulsion of pairs with strength (eV Å) and 1/screening length (1/Å)
+  void (*repulsion)(const Repulsion&, const T* distances, const T* strength, const T* inverse_screening, Range, T* value,
+                    T* first, T* second);
+  // density [N,C,LM]; with edges.tangents: its derivative along them
+  void (*density)(const DensityOptions<T>&, const Edges<T>&, Range atoms, T* out);
+  // gradient [E,3] of <G, density>; with edges.tangents: its derivative along them
+  void (*density_gradient)(const DensityOptions<T>&, const Edges<T>&, const T* G, Range atoms, T* out);
+  void (*mix)(const MixShape<T>&, const T* features, const T* weights, Range, T* out);
+  void (*mix_input_gradient)(const MixShape<T>&, const T* G, const T* weights, Range, T* out);
+  // adds to out [S, l_max+1, C, K]
+  void (*mix_weight_gradient)(const MixShape<T>&, const T* features, const T* G, Range, T* out);
+  // product [N,n_out,K]
+  void (*product)(const ProductShape&, const T* A, const T* coefficients, Range, T* out);
+  // <G, product> differentiated: gA [N,LM,K] overwritten, gc [S,n_nodes,K] added to unless its values are null.
+  // With A.tangents (and coefficients.tangents or null): the tangents of gA, gc and of the product itself.
+  void (*product_gradient)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range, T* gA, T* gc);
+  void (*product_gradient_tangent)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range,
+                                   T* gA, T* gc, T* out);
+};
+
+/// Kernels for the best instruction set of this machine (avx512, avx2 or baseline).
+template <class T>
+const Kernels<T>& kernels();
+
+}  // namespace tesseral

@@ -1,0 +1,156 @@
+// Radial functions R_q(r) and their first derivative for one pack of distances; V is a pack or a dual of packs, and a
+// dual gives second derivatives.
+#pragma once
+
+#include "tesseral/operators.hpp"
+#include "tesseral/pack.hpp"
+
+namespace tesseral::TESSERAL_ISA {
+
+/// Smooth cutoff f(x) = 1 - 28x^6 + 48x^7 - 21x^8 (Gasteiger et al., arXiv:2003.03123, p = 6), x <= 1, in the factored
+/// form that does not cancel near x = 1; f, f', f'' vanish there.
+template <class V>
+inline void envelope(const V& x, V& f, V& df) {
+  using T = Element<V>;
+  const V gap = T(1) - x;
+  const V gap2 = gap * gap;
+  const V x2 = x * x;
+  f = gap2 * gap * (T(1) + x * (T(3) + x * (T(6) + x * (T(10) + x * (T(15) + x * T(21))))));
+  df = T(-168) * (x2 * x2 * x * gap2);
+}
+
+/// sin and cos of pi x for 0 <= x <= 1, by Taylor series about pi/2.
+template <class V>
+inline void sine_cosine_pi(const V& x, V& sine, V& cosine) {
+  using T = Element<V>;
+  constexpr int half_degree = sizeof(T) == sizeof(float) ? 6 : 11;
+  const V t = T(3.14159265358979323846) * (x - T(0.5));
+  const V t2 = t * t;
+  V even = constant<V>(1), odd = constant<V>(1);
+  for (int n = half_degree; n > 0; --n) {
+    even = T(1) - even * t2 * (T(1) / T((2 * n - 1) * (2 * n)));
+    odd = T(1) - odd * t2 * (T(1) / T((2 * n) * (2 * n + 1)));
+  }
+  sine = even;
+  cosine = T(-1) * (t * odd);
+}
+
+/// R_n = sqrt(2/rc) sin(n pi r/rc)/r f, n = 1..n_radial.
+template <class V>
+inline void bessel(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
+  using T = Element<V>;
+  const T norm = T(__builtin_sqrt(2.0 / static_cast<double>(basis.cutoff)));
+  const T frequency = T(3.14159265358979323846) / basis.cutoff;
+  V f, df, s1, c1;
+  envelope(x, f, df);
+  sine_cosine_pi(x, s1, c1);
+  const V inverse = constant<V>(norm) / r;
+  const V weight = inverse * f;
+  const V dweight = inverse * ((T(1) / basis.cutoff) * df) - weight / r;
+  V s = s1, c = c1;
+  for (int n = 1; n <= basis.n_radial; ++n) {
+    R[n - 1] = s * weight;
+    dR[n - 1] = s * dweight + (T(n) * frequency) * (c * weight);
+    const V next = s * c1 + c * s1;
+    c = c * c1 - s * s1;
+    s = next;
+  }
+}
+
+/// R_q = T_q(y) f, y = 1 - 2 (1 - x)^2.
+template <class V>
+inline void chebyshev(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR) {
+  using T = Element<V>;
+  V f, df;
+  envelope(x, f, df);
+  const V gap = T(1) - x;
+  const V y = T(1) - T(2) * (gap * gap);
+  const V dy = (T(4) / basis.cutoff) * gap;
+  const V df_dr = (T(1) / basis.cutoff) * df;
+  V before = constant<V>(1), slope_before = constant<V>(0), now = y, slope = constant<V>(1);
+  for (int q = 0; q < basis.n_radial; ++q) {
+    R[q] = before * f;
+    dR[q] = slope_before * dy * f + before * df_dr;
+    const V next = T(2) * (y * now) - before;
+    const V slope_next = T(2) * now + T(2) * (y * slope) - slope_before;
+    before = now;
+    slope_before = slope;
+    now = next;
+    slope = slope_next;
+  }
+}
+
+/// R_q = exp(-(r - mu_q)^2 / 2 sigma^2) f, mu_q = rc (q + 1/2)/n_radial, sigma = rc/n_radial.
+template <class V>
+inline void gaussian(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
+  using T = Element<V>;
+  const T sigma = basis.cutoff / T(basis.n_radial);
+  V f, df;
+  envelope(x, f, df);
+  const V df_dr = (T(1) / basis.cutoff) * df;
+  for (int q = 0; q < basis.n_radial; ++q) {
+    const V u = (T(1) / sigma) * (r - (T(q) + T(0.5)) * sigma);
+    const V g = exponential(T(-0.5) * (u * u));
+    R[q] = g * f;
+    dR[q] = g * (df_dr - (T(1) / sigma) * (u * f));
+  }
+}
+
+/// Coefficient `power` of function q on the interval of each lane.
+template <class V, class Index>
+inline V gather_spline(const Element<V>* table, const Index& interval, int n_radial, int q, int power) {
+  V out;
+  for (int lane = 0; lane < lanes<Element<V>>; ++lane) {
+    out[lane] = table[(static_cast<int64_t>(interval[lane]) * n_radial + q) * 4 + power];
+  }
+  return out;
+}
+
+/// A pack of constants as D (a pack or a dual with zero tangent).
+template <class D, class V>
+inline D lift_to(const V& pack) {
+  if constexpr (sizeof(D) == sizeof(V)) {
+    return pack;
+  } else {
+    return {pack, V{}};
+  }
+}
+
+/// Piecewise cubic functions from a table on a uniform grid.
+template <class V>
+inline void spline(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR) {
+  using T = Element<V>;
+  using P = Pack<T>;
+  const T n = T(basis.n_intervals);
+  const P position = value_of(x) * n;
+  auto interval = __builtin_convertvector(position, __typeof__(position < position));
+  interval = interval > basis.n_intervals - 1 ? interval * 0 + (basis.n_intervals - 1) : interval;
+  const V t = n * x - lift_to<V>(__builtin_convertvector(interval, P));
+  const auto inside = value_of(x) < T(1);
+  for (int q = 0; q < basis.n_radial; ++q) {
+    V c[4];
+    for (int power = 0; power < 4; ++power) {
+      c[power] = lift_to<V>(gather_spline<P>(basis.table, interval, basis.n_radial, q, power));
+    }
+    const V value = c[0] + t * (c[1] + t * (c[2] + t * c[3]));
+    const V slope = (n / basis.cutoff) * (c[1] + t * (T(2) * c[2] + T(3) * (t * c[3])));
+    R[q] = select(inside, value, constant<V>(0));
+    dR[q] = select(inside, slope, constant<V>(0));
+  }
+}
+
+/// R_q and dR_q/dr [n_radial] at distances r; zero for r >= cutoff.
+template <class V>
+inline void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, V* R, V* dR) {
+  using T = Element<V>;
+  const V scaled = (T(1) / basis.cutoff) * r;
+  const V x = select(value_of(scaled) < T(1), scaled, constant<V>(1));
+  switch (basis.kind) {
+    case RadialKind::bessel: return bessel(basis, r, x, R, dR);
+    case RadialKind::chebyshev: return chebyshev(basis, x, R, dR);
+    case RadialKind::gaussian: return gaussian(basis, r, x, R, dR);
+    case RadialKind::spline: return spline(basis, x, R, dR);
+  }
+}
+
+}  // namespace tesseral::TESSERAL_ISA

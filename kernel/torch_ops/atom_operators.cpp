@@ -1,0 +1,269 @@
+// Torch operators over atoms: channel mixing and the symmetric product.
+#include "common.hpp"
+
+namespace tesseral::torch_ops {
+namespace {
+
+// ---- channel mixing: trilinear in features, weights and cotangent, so its three forms are each other's derivatives ----
+
+struct MixArguments {
+  Tensor species;
+  int64_t l_max, n_inputs, n_channels, n_species;
+
+  template <class T>
+  MixShape<T> shape() const {
+    return {static_cast<int>(l_max), static_cast<int>(n_inputs), static_cast<int>(n_channels),
+            species.const_data_ptr<int64_t>()};
+  }
+  int64_t n_atoms() const { return species.size(0); }
+  int64_t n_harmonics() const { return (l_max + 1) * (l_max + 1); }
+};
+
+Tensor mix_forward(const Tensor& features, const Tensor& weights, const MixArguments& arguments) {
+  Tensor x = contiguous(features), w = contiguous(weights);
+  Tensor out = torch::empty({arguments.n_atoms(), arguments.n_harmonics(), arguments.n_channels}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix", [&] {
+    parallel(arguments.n_atoms(), [&](Range range) {
+      kernels<scalar_t>().mix(arguments.shape<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), range,
+                              out.mutable_data_ptr<scalar_t>());
+    });
+  });
+  return out;
+}
+
+Tensor mix_input_gradient(const Tensor& gradient, const Tensor& weights, const MixArguments& arguments) {
+  Tensor g = contiguous(gradient), w = contiguous(weights);
+  Tensor out = torch::empty({arguments.n_atoms(), arguments.n_inputs, arguments.n_harmonics()}, g.options());
+  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mix_input_gradient", [&] {
+    parallel(arguments.n_atoms(), [&](Range range) {
+      kernels<scalar_t>().mix_input_gradient(arguments.shape<scalar_t>(), g.const_data_ptr<scalar_t>(),
+                                             w.const_data_ptr<scalar_t>(), range, out.mutable_data_ptr<scalar_t>());
+    });
+  });
+  return out;
+}
+
+Tensor mix_weight_gradient(const Tensor& features, const Tensor& gradient, const MixArguments& arguments) {
+  Tensor x = contiguous(features), g = contiguous(gradient);
+  const std::vector<int64_t> shape = {arguments.n_species, arguments.l_max + 1, arguments.n_inputs, arguments.n_channels};
+  return parallel_sum(arguments.n_atoms(), shape, x.options(), [&](Range range, Tensor& own) {
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix_weight_gradient", [&] {
+      kernels<scalar_t>().mix_weight_gradient(arguments.shape<scalar_t>(), x.const_data_ptr<scalar_t>(),
+                                              g.const_data_ptr<scalar_t>(), range, own.mutable_data_ptr<scalar_t>());
+    });
+  });
+}
+
+enum class MixForm : int64_t { forward, input_gradient, weight_gradient };
+
+Tensor apply_mix(MixForm form, const Tensor& a, const Tensor& b, const MixArguments& arguments);
+
+/// One of the three forms, each a function of two of {features, weights, gradient}.
+class Mix : public torch::autograd::Function<Mix> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& a, const Tensor& b, int64_t form,
+                        const MixArguments& arguments) {
+    context->save_for_backward({a, b});
+    auto& data = context->saved_data;
+    data["form"] = form;
+    data["species"] = arguments.species;
+    data["sizes"] = std::vector<int64_t>{arguments.l_max, arguments.n_inputs, arguments.n_channels, arguments.n_species};
+    switch (static_cast<MixForm>(form)) {
+      case MixForm::forward: return mix_forward(a, b, arguments);
+      case MixForm::input_gradient: return mix_input_gradient(a, b, arguments);
+      case MixForm::weight_gradient: return mix_weight_gradient(a, b, arguments);
+    }
+    TORCH_CHECK(false, "tesseral: unknown form of mix");
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const auto saved = context->get_saved_variables();
+    const auto sizes = context->saved_data["sizes"].toIntVector();
+    const MixArguments arguments{context->saved_data["species"].toTensor(), sizes[0], sizes[1], sizes[2], sizes[3]};
+    const Tensor& a = saved[0];
+    const Tensor& b = saved[1];
+    const Tensor& g = outputs[0];
+    const bool need_a = context->needs_input_grad(0), need_b = context->needs_input_grad(1);
+    Tensor da, db;
+    switch (static_cast<MixForm>(context->saved_data["form"].toInt())) {
+      case MixForm::forward:  // a features, b weights
+        if (need_a) da = apply_mix(MixForm::input_gradient, g, b, arguments);
+        if (need_b) db = apply_mix(MixForm::weight_gradient, a, g, arguments);
+        break;
+      case MixForm::input_gradient:  // a gradient, b weights; g is like features
+        if (need_a) da = apply_mix(MixForm::forward, g, b, arguments);
+        if (need_b) db = apply_mix(MixForm::weight_gradient, g, a, arguments);
+        break;
+      case MixForm::weight_gradient:  // a features, b gradient; g is like weights
+        if (need_a) da = apply_mix(MixForm::input_gradient, b, g, arguments);
+        if (need_b) db = apply_mix(MixForm::forward, a, g, arguments);
+        break;
+    }
+    return {da, db, Tensor(), Tensor()};
+  }
+};
+
+Tensor apply_mix(MixForm form, const Tensor& a, const Tensor& b, const MixArguments& arguments) {
+  return Mix::apply(a, b, static_cast<int64_t>(form), arguments);
+}
+
+Tensor mix(const Tensor& features, const Tensor& weights, const Tensor& species) {
+  check_real(features, "features");
+  check_same_dtype(features, "features", weights, "weights");
+  check_shape(weights, "weights", {-1, -1, -1, -1});
+  const int64_t l_max = weights.size(1) - 1;
+  checked_harmonics(l_max);
+  check_shape(features, "features", {-1, weights.size(2), (l_max + 1) * (l_max + 1)});
+  const MixArguments arguments{checked_indices(species, "species", features.size(0), weights.size(0)), l_max,
+                               weights.size(2), weights.size(3), weights.size(0)};
+  return apply_mix(MixForm::forward, features, weights, arguments);
+}
+
+// ---- symmetric product --------------------------------------------------------------------------------------------
+
+struct ProductArguments {
+  Tensor species, tree, roots;
+
+  ProductShape shape(const Tensor& A, const Tensor& coefficients) const {
+    return {static_cast<int>(A.size(1)), static_cast<int>(A.size(2)), static_cast<int>(coefficients.size(1)),
+            static_cast<int>(roots.size(0) - 1), reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>()),
+            roots.const_data_ptr<int32_t>(), species.const_data_ptr<int64_t>()};
+  }
+  void save(AutogradContext* context) const {
+    context->saved_data["species"] = species;
+    context->saved_data["tree"] = tree;
+    context->saved_data["roots"] = roots;
+  }
+  static ProductArguments saved(AutogradContext* context) {
+    auto& data = context->saved_data;
+    return {data["species"].toTensor(), data["tree"].toTensor(), data["roots"].toTensor()};
+  }
+};
+
+Tensor product_value(const Tensor& A, const Tensor& coefficients, const ProductArguments& arguments) {
+  Tensor a = contiguous(A), c = contiguous(coefficients);
+  Tensor out = torch::empty({a.size(0), arguments.roots.size(0) - 1, a.size(2)}, a.options());
+  AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "symmetric_product", [&] {
+    parallel(a.size(0), [&](Range range) {
+      kernels<scalar_t>().product(arguments.shape(a, c), a.const_data_ptr<scalar_t>(), c.const_data_ptr<scalar_t>(), range,
+                                  out.mutable_data_ptr<scalar_t>());
+    });
+  });
+  return out;
+}
+
+class ProductGradient : public torch::autograd::Function<ProductGradient> {
+ public:
+  static variable_list forward(AutogradContext* context, const Tensor& A, const Tensor& coefficients, const Tensor& G,
+                               bool with_coefficients, const ProductArguments& arguments) {
+    context->save_for_backward({A, coefficients, G});
+    arguments.save(context);
+    Tensor a = contiguous(A), c = contiguous(coefficients), g = contiguous(G), gA = torch::empty_like(a);
+    Tensor gc = run(a, c, with_coefficients, [&](auto zero, Range range, void* own) {
+      using T = decltype(zero);
+      kernels<T>().product_gradient(arguments.shape(a, c), {a.template const_data_ptr<T>(), nullptr},
+                                    {c.template const_data_ptr<T>(), nullptr}, g.template const_data_ptr<T>(), range,
+                                    gA.template mutable_data_ptr<T>(), static_cast<T*>(own));
+    });
+    if (!with_coefficients) return {gA};
+    return {gA, gc};
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const auto saved = context->get_saved_variables();
+    const auto arguments = ProductArguments::saved(context);
+    Tensor a = contiguous(saved[0]), c = contiguous(saved[1]), g = contiguous(saved[2]);
+    Tensor ua = outputs[0].defined() ? contiguous(outputs[0]) : torch::zeros_like(a);
+    Tensor uc = outputs.size() > 1 && outputs[1].defined() ? contiguous(outputs[1]) : Tensor();
+    Tensor dA = torch::empty_like(a), dG = torch::empty_like(g);
+    Tensor dc = run(a, c, context->needs_input_grad(1), [&](auto zero, Range range, void* own) {
+      using T = decltype(zero);
+      kernels<T>().product_gradient_tangent(
+          arguments.shape(a, c), {a.template const_data_ptr<T>(), ua.template const_data_ptr<T>()},
+          {c.template const_data_ptr<T>(), uc.defined() ? uc.template const_data_ptr<T>() : nullptr},
+          g.template const_data_ptr<T>(), range, dA.template mutable_data_ptr<T>(), static_cast<T*>(own),
+          dG.template mutable_data_ptr<T>());
+    });
+    const Tensor& source = outputs[0].defined() ? outputs[0] : outputs[1];
+    const char* name = "symmetric_product";
+    return {last_derivative(dA, source, name), dc.defined() ? last_derivative(dc, source, name) : dc,
+            last_derivative(dG, source, name), Tensor(), Tensor()};
+  }
+
+ private:
+  /// Runs body(T{}, range, buffer of the coefficients' gradient or null) over all atoms; returns that gradient if wanted.
+  template <class Body>
+  static Tensor run(const Tensor& a, const Tensor& c, bool with_coefficients, Body body) {
+    Tensor sum;
+    AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "symmetric_product_gradient", [&] {
+      if (with_coefficients) {
+        sum = parallel_sum(a.size(0), c.sizes(), c.options(), [&](Range range, Tensor& own) {
+          body(scalar_t(0), range, own.mutable_data_ptr<scalar_t>());
+        });
+      } else {
+        parallel(a.size(0), [&](Range range) { body(scalar_t(0), range, nullptr); });
+      }
+    });
+    return sum;
+  }
+};
+
+class Product : public torch::autograd::Function<Product> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& A, const Tensor& coefficients,
+                        const ProductArguments& arguments) {
+    context->save_for_backward({A, coefficients});
+    arguments.save(context);
+    return product_value(A, coefficients, arguments);
+  }
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const auto saved = context->get_saved_variables();
+    const bool with_coefficients = context->needs_input_grad(1);
+    const variable_list parts = ProductGradient::apply(saved[0], saved[1], outputs[0], with_coefficients,
+                                                       ProductArguments::saved(context));
+    return {parts[0], with_coefficients ? parts[1] : Tensor(), Tensor()};
+  }
+};
+
+/// A tree that leads out of its arrays would read foreign memory: refuse it.
+void check_tree(const Tensor& tree, const Tensor& roots, int64_t n_nodes, int64_t n_harmonics) {
+  check(tree.scalar_type() == torch::kInt32 && roots.scalar_type() == torch::kInt32, "tree and roots must be int32");
+  check_shape(tree, "tree", {n_nodes, 3});
+  check(roots.dim() == 1 && roots.size(0) >= 1, "roots: expected shape [n_out+1]");
+  const auto* nodes = reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>());
+  for (int64_t n = 0; n < n_nodes; ++n) {
+    const TreeNode& node = nodes[n];
+    const bool leaf = node.first_child == node.last_child;
+    check(node.factor >= 0 && node.factor < n_harmonics &&
+              (leaf || (node.first_child > n && node.first_child < node.last_child && node.last_child <= n_nodes)),
+          "tree[" + std::to_string(n) + "] leads outside the tree or the harmonics");
+  }
+  const int32_t* bounds = roots.const_data_ptr<int32_t>();
+  for (int64_t o = 0; o + 1 < roots.size(0); ++o) {
+    check(bounds[o] >= 0 && bounds[o] <= bounds[o + 1] && bounds[o + 1] <= n_nodes,
+          "roots[" + std::to_string(o) + "] leads outside the tree");
+  }
+}
+
+Tensor symmetric_product(const Tensor& A, const Tensor& coefficients, const Tensor& species, const Tensor& tree,
+                         const Tensor& roots) {
+  check_real(A, "A");
+  check_same_dtype(A, "A", coefficients, "coefficients");
+  check_shape(A, "A", {-1, -1, -1});
+  check_shape(coefficients, "coefficients", {-1, -1, A.size(2)});
+  const ProductArguments arguments{checked_indices(species, "species", A.size(0), coefficients.size(0)), tree.contiguous(),
+                                   roots.contiguous()};
+  check_tree(arguments.tree, arguments.roots, coefficients.size(1), A.size(1));
+  return Product::apply(A, coefficients, arguments);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(tesseral, library) {
+  library.def("mix(Tensor features, Tensor weights, Tensor species) -> Tensor", &mix);
+  library.def(
+      "symmetric_product(Tensor A, Tensor coefficients, Tensor species, Tensor tree, Tensor roots) -> Tensor",
+      &symmetric_product);
+}
+
+}  // namespace tesseral::torch_ops

@@ -1,0 +1,358 @@
+// Torch operators over edges: spherical harmonics, radial functions, the neighbour density and its gradient.
+#include "common.hpp"
+
+namespace tesseral::torch_ops {
+namespace {
+
+template <class T>
+HarmonicConstants<T> harmonic_constants(int64_t l_max) {
+  checked_harmonics(l_max);
+  return HarmonicConstants<T>(static_cast<int>(l_max));
+}
+
+/// Radial options as torch passes them.
+struct RadialArguments {
+  std::string basis;
+  int64_t n_radial;
+  double cutoff;
+  Tensor table;
+
+  template <class T>
+  RadialBasis<T> resolve() const {
+    RadialBasis<T> radial;
+    check(cutoff > 0, "cutoff = " + std::to_string(cutoff) + " must be positive (Å)");
+    check(n_radial >= 1 && n_radial <= max_radial,
+          "n_radial = " + std::to_string(n_radial) + " is outside 1.." + std::to_string(max_radial));
+    radial.n_radial = static_cast<int>(n_radial);
+    radial.cutoff = static_cast<T>(cutoff);
+    if (basis == "bessel") {
+      radial.kind = RadialKind::bessel;
+    } else if (basis == "chebyshev") {
+      radial.kind = RadialKind::chebyshev;
+    } else if (basis == "gaussian") {
+      radial.kind = RadialKind::gaussian;
+    } else if (basis == "spline") {
+      radial.kind = RadialKind::spline;
+      check_shape(table, "table", {-1, n_radial, 4});
+      check(table.size(0) > 0 && table.is_contiguous() && table.scalar_type() == torch::CppTypeToScalarType<T>(),
+            "table: expected a contiguous, non-empty array of the vectors' dtype");
+      radial.table = table.const_data_ptr<T>();
+      radial.n_intervals = static_cast<int>(table.size(0));
+    } else {
+      check(false, "radial basis '" + basis + "' is unknown: choose bessel, chebyshev, gaussian or spline");
+    }
+    return radial;
+  }
+};
+
+// ---- spherical harmonics ------------------------------------------------------------------------------------------
+
+Tensor harmonics_value(const Tensor& vectors, const Tensor& tangents, int64_t l_max) {
+  Tensor x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
+  checked_harmonics(l_max);
+  Tensor out = torch::empty({x.size(0), (l_max + 1) * (l_max + 1)}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "spherical_harmonics", [&] {
+    const auto constants = harmonic_constants<scalar_t>(l_max);
+    parallel(x.size(0), [&](Range range) {
+      kernels<scalar_t>().harmonics(constants, x.const_data_ptr<scalar_t>(),
+                                    u.defined() ? u.const_data_ptr<scalar_t>() : nullptr, range,
+                                    out.mutable_data_ptr<scalar_t>());
+    });
+  });
+  return out;
+}
+
+Tensor harmonics_gradient_value(const Tensor& G, const Tensor& vectors, const Tensor& tangents, int64_t l_max) {
+  Tensor g = contiguous(G), x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
+  Tensor out = torch::empty_like(x);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "spherical_harmonics_gradient", [&] {
+    const auto constants = harmonic_constants<scalar_t>(l_max);
+    parallel(x.size(0), [&](Range range) {
+      kernels<scalar_t>().harmonics_gradient(constants, x.const_data_ptr<scalar_t>(),
+                                             u.defined() ? u.const_data_ptr<scalar_t>() : nullptr,
+                                             g.const_data_ptr<scalar_t>(), range, out.mutable_data_ptr<scalar_t>());
+    });
+  });
+  return out;
+}
+
+class HarmonicsGradient : public torch::autograd::Function<HarmonicsGradient> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& G, const Tensor& vectors, int64_t l_max) {
+    context->save_for_backward({G, vectors});
+    context->saved_data["l_max"] = l_max;
+    return harmonics_gradient_value(G, vectors, {}, l_max);
+  }
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const auto saved = context->get_saved_variables();
+    const int64_t l_max = context->saved_data["l_max"].toInt();
+    Tensor dG = harmonics_value(saved[1], outputs[0], l_max);
+    Tensor dx = harmonics_gradient_value(saved[0], saved[1], outputs[0], l_max);
+    return {last_derivative(dG, outputs[0], "spherical_harmonics"), last_derivative(dx, outputs[0], "spherical_harmonics"),
+            Tensor()};
+  }
+};
+
+class Harmonics : public torch::autograd::Function<Harmonics> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& vectors, int64_t l_max) {
+    context->save_for_backward({vectors});
+    context->saved_data["l_max"] = l_max;
+    return harmonics_value(vectors, {}, l_max);
+  }
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const auto saved = context->get_saved_variables();
+    return {HarmonicsGradient::apply(outputs[0], saved[0], context->saved_data["l_max"].toInt()), Tensor()};
+  }
+};
+
+Tensor spherical_harmonics(const Tensor& vectors, int64_t l_max) {
+  check_real(vectors, "vectors");
+  check_shape(vectors, "vectors", {-1, 3});
+  return Harmonics::apply(vectors, l_max);
+}
+
+// ---- radial functions ---------------------------------------------------------------------------------------------
+
+/// A function of distance with its first two derivatives [E, Q], each given as numbers.
+struct RadialParts {
+  Tensor value, first, second;
+  RadialParts(int64_t n_edges, int64_t n_functions, const torch::TensorOptions& options)
+      : value(torch::empty({n_edges, n_functions}, options)),
+        first(torch::empty_like(value)),
+        second(torch::empty_like(value)) {}
+};
+
+/// The first derivative as a function of the distances; its gradient is the second.
+class RadialSlope : public torch::autograd::Function<RadialSlope> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& distances, const Tensor& first, const Tensor& second) {
+    (void)distances;
+    context->save_for_backward({second});
+    return first.clone();
+  }
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const Tensor gradient = (outputs[0].detach() * context->get_saved_variables()[0]).sum(1);
+    return {last_derivative(gradient, outputs[0], "radial_basis"), Tensor(), Tensor()};
+  }
+};
+
+/// The value as a function of the distances; its gradient is RadialSlope's output.
+class RadialValue : public torch::autograd::Function<RadialValue> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& distances, const Tensor& value, const Tensor& slope) {
+    (void)distances;
+    context->save_for_backward({slope});
+    return value.clone();
+  }
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    return {(outputs[0] * context->get_saved_variables()[0]).sum(1), Tensor(), Tensor()};
+  }
+};
+
+Tensor differentiable(const Tensor& distances, const RadialParts& parts) {
+  return RadialValue::apply(distances, parts.value, RadialSlope::apply(distances, parts.first, parts.second));
+}
+
+Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n_radial, double cutoff,
+                    const Tensor& table) {
+  check_real(distances, "distances");
+  check_shape(distances, "distances", {-1});
+  const RadialArguments arguments{basis, n_radial, cutoff, contiguous(table)};
+  Tensor r = contiguous(distances);
+  const RadialParts parts(r.size(0), std::max<int64_t>(n_radial, 0), r.options());
+  AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "radial_basis", [&] {
+    const auto radial = arguments.resolve<scalar_t>();
+    parallel(r.size(0), [&](Range range) {
+      kernels<scalar_t>().radial(radial, r.const_data_ptr<scalar_t>(), range, parts.value.mutable_data_ptr<scalar_t>(),
+                                 parts.first.mutable_data_ptr<scalar_t>(), parts.second.mutable_data_ptr<scalar_t>());
+    });
+  });
+  return differentiable(distances, parts);
+}
+
+// ---- screened nuclear repulsion -----------------------------------------------------------------------------------
+
+constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
+constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å
+
+Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_numbers, const Tensor& neighbor_numbers,
+           int64_t n_atoms, double inner, double outer) {
+  check_real(vectors, "vectors");
+  check_shape(vectors, "vectors", {-1, 3});
+  check(inner >= 0 && outer > inner, "zbl: expected 0 <= inner < outer, got inner = " + std::to_string(inner) +
+                                         ", outer = " + std::to_string(outer) + " (Å)");
+  const int64_t n_edges = vectors.size(0);
+  const Tensor atoms = checked_indices(centers, "centers", n_edges, n_atoms);
+  check_shape(center_numbers, "center_numbers", {n_edges});
+  check_shape(neighbor_numbers, "neighbor_numbers", {n_edges});
+  const Tensor zi = center_numbers.to(vectors.scalar_type()), zj = neighbor_numbers.to(vectors.scalar_type());
+  // half of the pair energy for each of its two directed edges
+  const Tensor strength = (zi * zj * (0.5 * coulomb_constant)).contiguous();
+  const Tensor inverse = ((zi.pow(0.23) + zj.pow(0.23)) / screening_length).contiguous();
+  const Tensor distances = torch::linalg_vector_norm(vectors, 2, {1});
+  Tensor r = contiguous(distances);
+  const RadialParts parts(n_edges, 1, r.options());
+  AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "zbl", [&] {
+    parallel(n_edges, [&](Range range) {
+      kernels<scalar_t>().repulsion({inner, outer}, r.const_data_ptr<scalar_t>(), strength.const_data_ptr<scalar_t>(),
+                                    inverse.const_data_ptr<scalar_t>(), range, parts.value.mutable_data_ptr<scalar_t>(),
+                                    parts.first.mutable_data_ptr<scalar_t>(), parts.second.mutable_data_ptr<scalar_t>());
+    });
+  });
+  return torch::zeros({n_atoms}, vectors.options()).index_add(0, atoms, differentiable(distances, parts).squeeze(1));
+}
+
+// ---- neighbour density --------------------------------------------------------------------------------------------
+
+/// Everything but the differentiable arrays.
+struct DensityArguments {
+  Tensor centers, neighbor_species;
+  int64_t n_atoms, n_species, l_max;
+  RadialArguments radial;
+
+  void save(AutogradContext* context) const {
+    auto& data = context->saved_data;
+    data["centers"] = centers;
+    data["neighbor_species"] = neighbor_species;
+    data["n_atoms"] = n_atoms;
+    data["n_species"] = n_species;
+    data["l_max"] = l_max;
+    data["basis"] = radial.basis;
+    data["n_radial"] = radial.n_radial;
+    data["cutoff"] = radial.cutoff;
+    data["table"] = radial.table;
+  }
+  static DensityArguments saved(AutogradContext* context) {
+    auto& data = context->saved_data;
+    return {data["centers"].toTensor(), data["neighbor_species"].toTensor(), data["n_atoms"].toInt(),
+            data["n_species"].toInt(), data["l_max"].toInt(),
+            {data["basis"].toStringRef(), data["n_radial"].toInt(), data["cutoff"].toDouble(), data["table"].toTensor()}};
+  }
+  int64_t n_inputs() const { return n_species * radial.n_radial; }
+  int64_t n_harmonics() const { return (l_max + 1) * (l_max + 1); }
+};
+
+/// Runs body(options, edges) with the arrays of one dtype.
+template <class T, class Body>
+void with_edges(const DensityArguments& arguments, const Tensor& vectors, const Tensor& tangents, Body body) {
+  const DensityOptions<T> options{static_cast<int>(arguments.n_species), arguments.radial.resolve<T>(),
+                                  harmonic_constants<T>(arguments.l_max)};
+  const std::vector<int64_t> first = edge_offsets(arguments.centers, arguments.n_atoms);
+  const Edges<T> edges{vectors.const_data_ptr<T>(), tangents.defined() ? tangents.const_data_ptr<T>() : nullptr,
+                       first.data(), arguments.neighbor_species.const_data_ptr<int64_t>()};
+  body(options, edges);
+}
+
+Tensor density_value(const Tensor& vectors, const Tensor& tangents, const DensityArguments& arguments) {
+  Tensor x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
+  checked_harmonics(arguments.l_max);
+  Tensor out = torch::empty({arguments.n_atoms, arguments.n_inputs(), arguments.n_harmonics()}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "density", [&] {
+    with_edges<scalar_t>(arguments, x, u, [&](const auto& options, const auto& edges) {
+      parallel(arguments.n_atoms, [&](Range range) {
+        kernels<scalar_t>().density(options, edges, range, out.template mutable_data_ptr<scalar_t>());
+      });
+    });
+  });
+  return out;
+}
+
+Tensor density_gradient_value(const Tensor& G, const Tensor& vectors, const Tensor& tangents,
+                              const DensityArguments& arguments) {
+  Tensor g = contiguous(G), x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
+  Tensor out = torch::empty_like(x);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "density_gradient", [&] {
+    with_edges<scalar_t>(arguments, x, u, [&](const auto& options, const auto& edges) {
+      parallel(arguments.n_atoms, [&](Range range) {
+        kernels<scalar_t>().density_gradient(options, edges, g.const_data_ptr<scalar_t>(), range,
+                                             out.template mutable_data_ptr<scalar_t>());
+      });
+    });
+  });
+  return out;
+}
+
+class DensityGradient : public torch::autograd::Function<DensityGradient> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& G, const Tensor& vectors,
+                        const DensityArguments& arguments) {
+    context->save_for_backward({G, vectors});
+    arguments.save(context);
+    return density_gradient_value(G, vectors, {}, arguments);
+  }
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const auto saved = context->get_saved_variables();
+    const auto arguments = DensityArguments::saved(context);
+    Tensor dG, dx;
+    if (context->needs_input_grad(0)) {
+      dG = last_derivative(density_value(saved[1], outputs[0], arguments), outputs[0], "density");
+    }
+    if (context->needs_input_grad(1)) {
+      dx = last_derivative(density_gradient_value(saved[0], saved[1], outputs[0], arguments), outputs[0], "density");
+    }
+    return {dG, dx, Tensor()};
+  }
+};
+
+class Density : public torch::autograd::Function<Density> {
+ public:
+  static Tensor forward(AutogradContext* context, const Tensor& vectors, const DensityArguments& arguments) {
+    context->save_for_backward({vectors});
+    arguments.save(context);
+    return density_value(vectors, {}, arguments);
+  }
+  static variable_list backward(AutogradContext* context, variable_list outputs) {
+    const auto saved = context->get_saved_variables();
+    return {DensityGradient::apply(outputs[0], saved[0], DensityArguments::saved(context)), Tensor()};
+  }
+};
+
+DensityArguments checked_arguments(const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species,
+                                   int64_t n_atoms, int64_t n_species, int64_t l_max, const RadialArguments& radial) {
+  check_real(vectors, "vectors");
+  check_shape(vectors, "vectors", {-1, 3});
+  check(n_species > 0, "n_species = " + std::to_string(n_species) + " must be positive");
+  checked_harmonics(l_max);
+  const int64_t n_edges = vectors.size(0);
+  return {checked_indices(centers, "centers", n_edges, n_atoms),
+          checked_indices(neighbor_species, "neighbor_species", n_edges, n_species), n_atoms, n_species, l_max, radial};
+}
+
+Tensor density(const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species, int64_t n_atoms,
+               int64_t n_species, int64_t l_max, const std::string& basis, int64_t n_radial, double cutoff,
+               const Tensor& table) {
+  return Density::apply(vectors, checked_arguments(vectors, centers, neighbor_species, n_atoms, n_species, l_max,
+                                                   {basis, n_radial, cutoff, contiguous(table)}));
+}
+
+Tensor density_gradient(const Tensor& gradient, const Tensor& vectors, const Tensor& centers,
+                        const Tensor& neighbor_species, int64_t n_species, int64_t l_max, const std::string& basis,
+                        int64_t n_radial, double cutoff, const Tensor& table) {
+  const auto arguments = checked_arguments(vectors, centers, neighbor_species, gradient.size(0), n_species, l_max,
+                                           {basis, n_radial, cutoff, contiguous(table)});
+  check_shape(gradient, "gradient", {-1, arguments.n_inputs(), arguments.n_harmonics()});
+  check_same_dtype(gradient, "gradient", vectors, "vectors");
+  return DensityGradient::apply(gradient, vectors, arguments);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(tesseral, library) {
+  library.def("spherical_harmonics(Tensor vectors, int l_max) -> Tensor", &spherical_harmonics);
+  library.def("radial_basis(Tensor distances, str basis, int n_radial, float cutoff, Tensor table) -> Tensor", &radial_basis);
+  library.def(
+      "zbl(Tensor vectors, Tensor centers, Tensor center_numbers, Tensor neighbor_numbers, int n_atoms, float inner, "
+      "float outer) -> Tensor",
+      &zbl);
+  library.def(
+      "density(Tensor vectors, Tensor centers, Tensor neighbor_species, int n_atoms, int n_species, int l_max, str basis, "
+      "int n_radial, float cutoff, Tensor table) -> Tensor",
+      &density);
+  library.def(
+      "density_gradient(Tensor gradient, Tensor vectors, Tensor centers, Tensor neighbor_species, int n_species, int l_max, "
+      "str basis, int n_radial, float cutoff, Tensor table) -> Tensor",
+      &density_gradient);
+}
+
+}  // namespace tesseral::torch_ops

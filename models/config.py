@@ -1,0 +1,213 @@
+"""Every key of the YAML file of ``tesseral train``: its meaning, default and range."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Union
+
+from ase.data import atomic_numbers
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LabelKey = Union[str, Literal[False], None]
+
+
+def is_number(text: str) -> bool:
+    """Whether the text reads as a number (a validation fraction given on the command line)."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused and values are not changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which frames are read, and under which names their labels stand."""
+
+    train: list[str] = Field(description="extended XYZ file or files (also .xz, .gz) to train on")
+    validation: Union[float, list[str]] = Field(
+        0.1, description="fraction of the training frames, or files, that choose the exported weights"
+    )
+    test: list[str] = Field([], description="files evaluated in the report; never seen in training")
+    energy_key: LabelKey = Field(None, description="info key; null: REF_energy, then energy; false: not read")
+    forces_key: LabelKey = Field(None, description="array key; null: REF_forces, then forces; false: not read")
+    stress_key: LabelKey = Field(None, description="info key; null: REF_stress, then stress; false: not read")
+    stress_offset: float = Field(
+        0.0, description="isotropic stress in eV/Å^3 subtracted from every stress label (Pulay stress)"
+    )
+
+    @field_validator("train", "test", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _fraction_or_files(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and not is_number(value) else value
+
+    @field_validator("train")
+    @classmethod
+    def _not_empty(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("name at least one file to train on")
+        return value
+
+    @field_validator("validation")
+    @classmethod
+    def _fraction_range(cls, value: float | list[str]) -> float | list[str]:
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError(f"a fraction of the training frames must be in [0, 1), got {value:g}")
+        return value
+
+    @field_validator("energy_key", "forces_key", "stress_key", mode="before")
+    @classmethod
+    def _key_is_a_name(cls, value: Any) -> Any:
+        if value is not None and value is not False and not isinstance(value, str):
+            raise ValueError(f"expected the name of a key, null (choose) or false (not read), got {value!r}")
+        return value
+
+
+class RepulsionConfig(Section):
+    """Ziegler-Biersack-Littmark core repulsion, switched off between ``inner`` and ``outer`` (Å)."""
+
+    inner: float = Field(gt=0)
+    outer: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RepulsionConfig:
+        if self.outer <= self.inner:
+            raise ValueError(f"outer ({self.outer:g} Å) must be larger than inner ({self.inner:g} Å)")
+        return self
+
+
+class ModelConfig(Section):
+    """Architecture of the local model; :class:`tesseral.models.local.LocalModel` explains each number."""
+
+    cutoff: float = Field(5.0, description="neighbours closer than this (Å) are seen")
+    l_max: int = Field(3, ge=0, le=8, description="highest degree of the spherical harmonics")
+    n_radial: int = Field(8, ge=1, le=64, description="radial functions per neighbour species")
+    channels: int = Field(64, ge=1, description="channels after the mixing of species and radial functions")
+    nu: int = Field(3, ge=1, le=4, description="highest correlation order; body order nu + 1")
+    radial_basis: Literal["bessel", "chebyshev", "gaussian"] = "bessel"
+    features: int = Field(32, ge=1, description="features per atom that the readout sees")
+    readout: list[int] = Field([32], description="hidden widths of the nonlinear readout; [] for linear only")
+    e0: Union[Literal["least_squares", "isolated_atoms"], dict[str, float]] = Field(
+        "least_squares", description="energies of the free atoms in eV, or where they come from"
+    )
+    scale: Union[Literal["auto"], float] = Field(
+        "auto", description="energy scale of the readout in eV; auto: root mean square force x 1 Å"
+    )
+    zbl: Union[RepulsionConfig, None] = None
+
+    @field_validator("cutoff")
+    @classmethod
+    def _cutoff_positive(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError(f"must be larger than 0 Å, got {value:g}")
+        return value
+
+    @field_validator("readout")
+    @classmethod
+    def _widths_positive(cls, value: list[int]) -> list[int]:
+        if any(width < 1 for width in value):
+            raise ValueError(f"hidden widths must be at least 1, got {value}")
+        return value
+
+    @field_validator("e0")
+    @classmethod
+    def _elements_exist(cls, value: Any) -> Any:
+        unknown = [name for name in value if atomic_numbers.get(name, 0) == 0] if isinstance(value, dict) else []
+        if unknown:
+            raise ValueError(f"not the symbol of an element: {', '.join(map(repr, unknown))}")
+        return value
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_positive(cls, value: Any) -> Any:
+        if value != "auto" and value <= 0:
+            raise ValueError(f"must be larger than 0 eV or auto, got {value:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _repulsion_inside_cutoff(self) -> ModelConfig:
+        if self.zbl is not None and self.zbl.outer > self.cutoff:
+            raise ValueError(f"zbl.outer ({self.zbl.outer:g} Å) reaches beyond the cutoff ({self.cutoff:g} Å)")
+        return self
+
+
+class LossWeights(Section):
+    """Weights of the mean squared errors per atom (eV^2), force component ((eV/Å)^2), stress ((eV/Å^3)^2)."""
+
+    energy: float = Field(1.0, ge=0)
+    forces: float = Field(100.0, ge=0)
+    stress: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossWeights:
+        if self.energy == 0 and self.forces == 0 and self.stress == 0:
+            raise ValueError("energy, forces and stress weights are all 0: nothing to learn from")
+        return self
+
+
+class SecondStage(LossWeights):
+    """Weights of the last part of the training, usually with much more on the energy."""
+
+    start: float = Field(0.75, gt=0, lt=1, description="fraction of the epochs after which they hold")
+    energy: float = Field(1000.0, ge=0)
+
+
+class LossConfig(LossWeights):
+    """What is minimised; see :mod:`tesseral.models.loss`."""
+
+    kind: Literal["mse", "huber"] = "mse"
+    huber_delta: float = Field(
+        0.01, gt=0, description="error at which Huber turns linear (eV, eV/Å, eV/Å^3 alike)"
+    )
+    second_stage: Union[SecondStage, None] = None
+
+
+class TrainingConfig(Section):
+    """Optimisation: Adam with warm-up, decay, gradient clipping and averaged weights."""
+
+    seed: int = Field(0, ge=0)
+    precision: Literal["float32", "float64"] = "float32"
+    batch_size: int = Field(8, ge=1, description="structures per step")
+    epochs: int = Field(500, ge=1)
+    learning_rate: float = Field(0.01, gt=0)
+    final_learning_rate_fraction: float = Field(0.01, ge=0, le=1)
+    warmup_epochs: float = Field(1.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: Union[float, None] = Field(10.0, gt=0, description="largest norm of the gradient; null: none")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, per step")
+    loss: LossConfig = LossConfig()
+    validation_interval: int = Field(1, ge=1, description="epochs between validations")
+    patience: Union[int, None] = Field(
+        None, ge=1, description="validations without improvement before stopping; null: never"
+    )
+    checkpoint_interval: float = Field(60.0, ge=0, description="seconds between checkpoints; 0: every step")
+    threads: Union[int, None] = Field(None, ge=1, description="threads of torch; null: one per core")
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainingConfig:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 1:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        return self
+
+
+class Config(Section):
+    """The whole file."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    reference_method: str = ""
+    citation: str = ""
+    license: str = ""
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()

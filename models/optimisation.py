@@ -1,0 +1,84 @@
+"""Parts of the optimiser: learning rate by step, Adam with selective weight decay, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tesseral.models.config import TrainingConfig
+
+
+def learning_rate(settings: TrainingConfig, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of a step (counted from 0): linear warm-up, then a half cosine down to the final fraction.
+
+    A function of the step alone, so a resumed run continues with the same value.
+    """
+    warmup = settings.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (math.ceil(warmup) + 1)
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    total = settings.epochs * steps_per_epoch
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    final = settings.final_learning_rate_fraction
+    return settings.learning_rate * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def make_optimizer(model: torch.nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba, arXiv:1412.6980), decoupled weight decay (arXiv:1711.05101) on matrices and tensors only.
+
+    The moments are there from the start (torch makes them in the first step), so every checkpoint has them.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+class AveragedWeights:
+    """Exponential moving average of the parameters, with a shorter memory during the first steps.
+
+    After ``n`` steps the decay is min(decay, (1 + n) / (10 + n)), so that the random start is forgotten.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, n_steps: int) -> None:
+        """Move the average towards the current parameters after ``n_steps`` optimisation steps."""
+        decay = min(self.decay, (1.0 + n_steps) / (10.0 + n_steps))
+        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1.0 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the averaged weights into the model for the duration of a ``with`` block."""
+        current = {name: p.detach().clone() for name, p in self.parameters.items()}
+        copy_into(self.parameters, self.average)
+        try:
+            yield
+        finally:
+            copy_into(self.parameters, current)
+
+
+@torch.no_grad()
+def copy_into(targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Overwrite each target with the value of the same name."""
+    for name, target in targets.items():
+        target.copy_(values[name])

@@ -1,0 +1,238 @@
+"""The optimisation loop: batches, validation of averaged weights, early stop, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tesseral.models.checkpoint import (
+    CheckpointError,
+    Progress,
+    TrainingState,
+    load_checkpoint,
+    read_header,
+    save_checkpoint,
+)
+from tesseral.models.config import TrainingConfig
+from tesseral.models.data import Batch, Structure, batch_order, batches_by_atoms, collate
+from tesseral.models.loss import ErrorSums, loss_value, predict, residuals, weights_at
+from tesseral.models.optimisation import AveragedWeights, copy_into, learning_rate, make_optimizer
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+#: atoms per batch where no gradient of the parameters is needed
+EVALUATION_ATOMS = 2000
+
+
+class TrainingError(RuntimeError):
+    """The training cannot go on, for instance because it diverged."""
+
+
+class TrainingInterrupted(Exception):
+    """The training was stopped by a signal; a checkpoint has been written."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Monitor(Protocol):
+    """What is told about a running training."""
+
+    def step(self, progress: Progress, n_batches: int, errors: dict[str, float]) -> None:
+        """After every step; ``errors`` of the epoch so far, see :meth:`ErrorSums.summary`."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """After every epoch; ``record`` is the entry of the history."""
+
+
+class Trainer:
+    """Fits a model to structures; the state is saved now and then and can be resumed exactly.
+
+    Args:
+        model: module with ``training_energies_and_gradients``; see :class:`tesseral.models.loss.EdgeModel`.
+        training, validation: structures; without validation the averaged weights of the last epoch are the result.
+        settings: the ``training`` section of the configuration.
+        folder: where the checkpoint is written.
+        identity: JSON data that a checkpoint must agree with to be resumed.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        training: Sequence[Structure],
+        validation: Sequence[Structure],
+        settings: TrainingConfig,
+        folder: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self.training = training
+        self.settings = settings
+        self.checkpoint = folder / CHECKPOINT_NAME
+        self.identity = identity
+        self.steps_per_epoch = math.ceil(len(training) / settings.batch_size)
+        self.validation_batches: list[Batch] = list(batches_by_atoms(validation, EVALUATION_ATOMS))
+        average = AveragedWeights(model, settings.ema_decay)
+        best = {name: value.clone() for name, value in average.average.items()}
+        self.state = TrainingState(model, make_optimizer(model, settings), average, best, Progress())
+        self._received_signal: int | None = None
+
+    def resume(self) -> None:
+        """Continue from the checkpoint in the folder.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another configuration, other data or another model.
+        """
+        _, identity = read_header(self.checkpoint)
+        if identity != self.identity:
+            keys = sorted(k for k in {*identity, *self.identity} if identity.get(k) != self.identity.get(k))
+            raise CheckpointError(
+                f"{self.checkpoint}: belongs to another run; different: {', '.join(keys)}. Use the configuration and "
+                f"data of that run, or another output folder"
+            )
+        load_checkpoint(self.checkpoint, self.state)
+
+    def fit(self, monitor: Monitor) -> dict[str, Tensor]:
+        """Train until the last epoch or the early stop.
+
+        Returns:
+            The best averaged weights by validation loss, by name; they are also in the model when this returns.
+
+        Raises:
+            TrainingError: the loss is not finite.
+            TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint holds everything up to then.
+        """
+        progress = self.state.progress
+        started = time.monotonic() - progress.seconds
+        self._last_checkpoint = time.monotonic()
+        with self._signals_caught():
+            while not progress.finished:
+                self._run_epoch(monitor, started)
+        copy_into(self.state.average.parameters, self.state.best)
+        return self.state.best
+
+    def _run_epoch(self, monitor: Monitor, started: float) -> None:
+        progress = self.state.progress
+        order = batch_order(len(self.training), self.settings.batch_size, self.settings.seed, progress.epoch)
+        sums = ErrorSums(progress.epoch_sums)
+        progress.epoch_sums = sums.sums
+        for indices in order[progress.batch :]:
+            self._step(collate([self.training[i] for i in indices]), sums)
+            progress.batch += 1
+            progress.seconds = time.monotonic() - started
+            monitor.step(progress, len(order), sums.summary())
+            self._save_if_due()
+        self._finish_epoch(sums)
+        progress.seconds = time.monotonic() - started
+        monitor.epoch(progress.history[-1])
+        if progress.finished:
+            save_checkpoint(self.checkpoint, self.state, self.identity)
+
+    def _step(self, batch: Batch, sums: ErrorSums) -> None:
+        settings, progress = self.settings, self.state.progress
+        weights = weights_at(settings.loss, progress.epoch, settings.epochs)
+        with_stress = weights.stress > 0 and bool(batch.has_stress.any())
+        errors = residuals(predict(self.state.model, batch, with_stress), batch)
+        loss = loss_value(errors, weights, settings.loss)
+        self._check_finite(float(loss.detach()))
+        sums.add(errors, settings.loss)
+        optimizer = self.state.optimizer
+        if loss.requires_grad:  # not for a batch whose only labels have no weight
+            loss.backward()
+            if settings.gradient_clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), settings.gradient_clip)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, progress.step, self.steps_per_epoch)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        self.state.average.update(progress.step)
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the training diverged: the loss is {loss} in epoch {self.state.progress.epoch + 1}, step "
+                f"{self.state.progress.step + 1}; use a smaller training.learning_rate or training.gradient_clip"
+            )
+
+    def _finish_epoch(self, sums: ErrorSums) -> None:
+        """Record the epoch, validate if due, keep the best weights, decide whether to stop."""
+        settings, progress = self.settings, self.state.progress
+        weights = weights_at(settings.loss, progress.epoch, settings.epochs)
+        rate = learning_rate(settings, progress.step - 1, self.steps_per_epoch)
+        progress.epoch += 1
+        progress.batch, progress.epoch_sums = 0, None
+        last = progress.epoch == settings.epochs
+        record: dict[str, Any] = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "learning_rate": rate,
+            "training": {"loss": sums.loss(weights), **sums.summary()},
+            "seconds": progress.seconds,
+        }
+        if last or progress.epoch % settings.validation_interval == 0:
+            self._validate(record)
+        progress.history.append(record)
+        progress.finished = last or (settings.patience is not None and progress.stale >= settings.patience)
+
+    def _validate(self, record: dict[str, Any]) -> None:
+        progress = self.state.progress
+        if self.validation_batches:
+            with self.state.average.in_place():
+                sums = self._evaluate(self.validation_batches)
+            # always with the weights of the last epoch, so that the stages compare
+            loss = sums.loss(weights_at(self.settings.loss, self.settings.epochs, self.settings.epochs))
+            self._check_finite(loss)
+            record["validation"] = {"loss": loss, **sums.summary()}
+            if progress.best_loss is not None and loss >= progress.best_loss:
+                progress.stale = progress.stale + 1 if self._in_last_stage() else 0
+                return
+            progress.best_loss = loss
+        progress.best_epoch, progress.stale = progress.epoch, 0
+        copy_into(self.state.best, self.state.average.average)
+
+    def _evaluate(self, batches: Sequence[Batch]) -> ErrorSums:
+        sums = ErrorSums()
+        for batch in batches:
+            prediction = predict(self.state.model, batch, bool(batch.has_stress.any()))
+            sums.add(residuals(prediction, batch), self.settings.loss)
+        return sums
+
+    def _in_last_stage(self) -> bool:
+        stage = self.settings.loss.second_stage
+        return stage is None or self.state.progress.epoch > stage.start * self.settings.epochs
+
+    def _save_if_due(self) -> None:
+        interrupted = self._received_signal is not None
+        if interrupted or time.monotonic() - self._last_checkpoint >= self.settings.checkpoint_interval:
+            save_checkpoint(self.checkpoint, self.state, self.identity)
+            self._last_checkpoint = time.monotonic()
+        if self._received_signal is not None:
+            name = signal.Signals(self._received_signal).name
+            raise TrainingInterrupted(f"stopped by {name}; the state is in {self.checkpoint}", self._received_signal)
+
+    @contextmanager
+    def _signals_caught(self) -> Iterator[None]:
+        """Remember SIGINT and SIGTERM until the step under way is complete; a second one acts at once."""
+
+        def remember(number: int, frame: Any) -> None:
+            self._received_signal = number
+            signal.signal(number, previous[number])
+
+        try:
+            previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread, where signals do not arrive
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
