@@ -1,8 +1,9 @@
 """Neighbour lists: full, sorted by center, in compressed (CSR) form.
 
-The pairs come from vesin's cell list. Around it stands what vesin leaves open: directions that are not periodic get a
-bounding cell of their own (the user's vectors there may be zero, parallel or shorter than the system), and cells so
-thin or flat that vesin's grid would lose a dimension go through a k-d tree instead.
+The pairs come from vesin's cell list. Around it stands what vesin leaves open: directions that are not
+periodic get a bounding cell of their own (the user's vectors there may be zero, parallel or shorter than
+the system), and cells so thin or flat that vesin's grid would lose a dimension go through a k-d tree
+instead.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def neighbor_list(
 
     Args:
         positions: [n_atoms, 3] in Å; atoms may lie outside the cell, and there may be none.
-        cell: [3, 3] in Å, lattice vectors as rows, of either handedness. Vectors of directions that are not periodic
-            are not looked at.
+        cell: [3, 3] in Å, lattice vectors as rows, of either handedness. Vectors of directions that are not
+            periodic are not looked at.
         pbc: [3] or one bool, which directions are periodic.
         cutoff: radius in Å.
         threads: threads of the search.
@@ -60,7 +61,7 @@ def neighbor_list(
             direction without a usable cell vector.
     """
     if not (math.isfinite(cutoff) and cutoff > 0):
-        raise ValueError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
+        raise StructureError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
     points, vectors, periodic = checked_geometry(positions, cell, pbc)
     box = _bounding_cell(points, vectors, periodic, cutoff)
     if _suits_grid(box, cutoff):
@@ -84,12 +85,14 @@ def checked_geometry(
     vectors = np.ascontiguousarray(cell, dtype=np.float64)
     periodic = np.ascontiguousarray(np.broadcast_to(np.asarray(pbc, dtype=bool), 3))
     if points.ndim != 2 or points.shape[1] != 3:
-        raise ValueError(f"positions must have shape [n_atoms, 3], got {list(points.shape)}")
+        raise StructureError(f"positions must have shape [n_atoms, 3], got {list(points.shape)}")
     if vectors.shape != (3, 3):
-        raise ValueError(f"cell must have shape [3, 3], got {list(vectors.shape)}")
+        raise StructureError(f"cell must have shape [3, 3], got {list(vectors.shape)}")
     if not np.isfinite(points).all():
         atom = int(np.argmin(np.isfinite(points).all(axis=1)))
-        raise ValueError(f"atom {atom} has the position {points[atom].tolist()}: every coordinate must be finite")
+        raise StructureError(
+            f"atom {atom} has the position {points[atom].tolist()}: every coordinate must be finite"
+        )
     _check_periodic_vectors(vectors, periodic)
     return points, vectors, periodic
 
@@ -99,17 +102,17 @@ def _check_periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool
     for direction in np.flatnonzero(periodic):
         vector = cell[direction]
         if not np.isfinite(vector).all():
-            raise ValueError(f"cell vector {direction} is {vector.tolist()}: every component must be finite")
+            raise StructureError(f"cell vector {direction} is {vector.tolist()}: every component must be finite")
         if np.linalg.norm(vector) < SMALLEST_HEIGHT:
-            raise ValueError(
+            raise StructureError(
                 f"direction {direction} is periodic, but its cell vector is {vector.tolist()}: "
                 f"set the cell, or pbc[{direction}] = False"
             )
     vectors = cell[periodic]
     if len(vectors) > 1 and _heights(vectors).min() < SMALLEST_HEIGHT:
-        raise ValueError(
-            f"the cell vectors of the periodic directions {np.flatnonzero(periodic).tolist()} are linearly dependent: "
-            f"{vectors.tolist()}"
+        raise StructureError(
+            f"the cell vectors of the periodic directions {np.flatnonzero(periodic).tolist()} are linearly "
+            f"dependent: {vectors.tolist()}"
         )
 
 
@@ -124,9 +127,10 @@ def _heights(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def _bounding_cell(
     positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_], cutoff: float
 ) -> NDArray[np.float64]:
-    """A cell, periodic in three directions, with the same pairs: empty space wider than the cutoff where not periodic.
+    """A cell, periodic in three directions, that has the same pairs.
 
-    The new vectors are perpendicular to the periodic ones, so no pair closer than the cutoff crosses them.
+    Open directions get empty space wider than the cutoff: the new vectors are perpendicular to the
+    periodic ones, so no pair closer than the cutoff crosses them.
     """
     if periodic.all():
         return cell
@@ -148,7 +152,7 @@ def _suits_grid(box: NDArray[np.float64], cutoff: float) -> bool:
 def _tree_pairs(
     positions: NDArray[np.float64], cell: NDArray[np.float64], cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """The pairs of :func:`periodic_pairs` from a k-d tree over explicit images: slower, for any shape of cell."""
+    """The pairs of :func:`periodic_pairs` from a k-d tree over explicit images: slower, any shape of cell."""
     from scipy.spatial import cKDTree
 
     fractional = positions @ np.linalg.inv(cell)
@@ -165,7 +169,7 @@ def _tree_pairs(
     images = cKDTree((fractional[image_atoms] + image_shifts) @ cell)
     found = cKDTree(fractional @ cell).sparse_distance_matrix(images, cutoff, output_type="ndarray")
     centers, neighbors, shift = found["i"], image_atoms[found["j"]], image_shifts[found["j"]]
-    keep = (centers != neighbors) | shift.any(axis=1)
+    keep = ((centers != neighbors) | shift.any(axis=1)) & (found["v"] < cutoff)
     order = np.flatnonzero(keep)[np.argsort(centers[keep], kind="stable")]
     centers, neighbors = centers[order].astype(np.int64), neighbors[order].astype(np.int32)
     return centers, neighbors, (shift[order] - home[neighbors] + home[centers]).astype(np.int32)
@@ -174,11 +178,12 @@ def _tree_pairs(
 class VerletList:
     """A neighbour list that stays valid while atoms move little.
 
-    Pairs are searched within cutoff + skin and kept until one might have entered the cutoff unseen. With atoms moved
-    by at most u against the (strained) old lattice and the cell strained by the matrix F, a pair now within the cutoff
-    was within |F^-1| (cutoff + 2 u) before; the list is kept while that is at most cutoff + skin. For a fixed cell this
-    is the usual rule u <= skin / 2. A changed cell that is not periodic in three directions, another periodicity or
-    another number of atoms always rebuild. Species do not matter: pairs are geometry.
+    Pairs are searched within cutoff + skin and kept until one might have entered the cutoff unseen. With
+    atoms moved by at most u against the (strained) old lattice and the cell strained by the matrix F, a
+    pair now within the cutoff was within |F^-1| (cutoff + 2 u) before; the list is kept while that is at
+    most cutoff + skin. For a fixed cell this is the usual rule u <= skin / 2. A changed cell that is not
+    periodic in three directions, another periodicity or another number of atoms always rebuild. Species
+    do not matter: pairs are geometry.
 
     Attributes:
         n_builds: how often the pairs were searched.
@@ -186,7 +191,7 @@ class VerletList:
 
     def __init__(self, cutoff: float, skin: float, *, threads: int = 1) -> None:
         if not (math.isfinite(skin) and skin >= 0):
-            raise ValueError(f"skin must be a non-negative, finite length in Å, got {skin}")
+            raise StructureError(f"skin must be a non-negative, finite length in Å, got {skin}")
         self.cutoff, self.skin, self.threads = float(cutoff), float(skin), int(threads)
         self.n_builds = 0
         self._list: NeighborList | None = None
@@ -207,7 +212,9 @@ class VerletList:
         """
         points, vectors, periodic = checked_geometry(positions, cell, pbc)
         if self._list is None or not self._still_valid(points, vectors, periodic):
-            self._list = neighbor_list(points, vectors, periodic, self.cutoff + self.skin, threads=self.threads)
+            self._list = neighbor_list(
+                points, vectors, periodic, self.cutoff + self.skin, threads=self.threads
+            )
             self._build = points.copy(), vectors.copy(), periodic.copy()
             self._shifted_cell: NDArray[np.float64] | None = None
             self.n_builds += 1
@@ -238,4 +245,4 @@ def cartesian_shifts(
     edges: NeighborList, cell: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """S @ cell of each edge, [n_edges, 3] in Å; vectors of directions that are not periodic do not enter."""
-    return edges.cell_shifts @ np.where(periodic[:, None], cell, 0.0)
+    return edges.cell_shifts.astype(np.float64) @ np.where(periodic[:, None], cell, 0.0)

@@ -17,10 +17,10 @@ LABELS = ("energy", "forces", "stress")
 class EdgeModel(Protocol):
     """What the training needs of a model."""
 
-    def training_energies_and_gradients(
-        self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor
+    def energies_and_gradients(
+        self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor, differentiable: bool
     ) -> tuple[Tensor, Tensor]:
-        """Energies [N] without E0 and shift, and dE/d vectors [E, 3], both in the graph of the parameters."""
+        """Energies [N] without E0 and shift, and dE/d vectors [E, 3]; if asked, in the graph of the parameters."""
 
 
 class Prediction(NamedTuple):
@@ -40,14 +40,16 @@ class Residuals(NamedTuple):
     counts: tuple[Tensor, Tensor, Tensor]  # structures; force components; stress components (9 per structure)
 
 
-def predict(model: EdgeModel, batch: Batch, with_stress: bool) -> Prediction:
+def predict(model: EdgeModel, batch: Batch, with_stress: bool, differentiable: bool) -> Prediction:
     """Energies, forces and stresses of a batch from the energies per atom and the gradients per edge.
 
-    With g_ij = dE/dr_ij: F_i = sum_j g_ij - sum_j g_ji, and dE/dstrain = sum_ij r_ij (x) g_ij.
+    ``differentiable``: by the parameters of the model, for training; otherwise the result has no graph. With g_ij = dE/dr_ij: F_i = sum_j g_ij - sum_j g_ji, and dE/dstrain = sum_ij r_ij (x) g_ij.
     """
-    energies, gradients = model.training_energies_and_gradients(
-        batch.vectors, batch.centers, batch.neighbors, batch.species
+    energies, gradients = model.energies_and_gradients(
+        batch.vectors, batch.centers, batch.neighbors, batch.species, differentiable
     )
+    if not differentiable:
+        energies, gradients = energies.detach(), gradients.detach()
     n_structures = len(batch.n_atoms)
     energy = torch.zeros(n_structures, dtype=torch.float64).scatter_add(0, batch.structure, energies.double())
     # scatter_add along rows is several times faster on CPU than index_add

@@ -57,7 +57,7 @@ class Trainer:
     """Fits a model to structures; the state is saved now and then and can be resumed exactly.
 
     Args:
-        model: module with ``training_energies_and_gradients``; see :class:`tesseral.models.loss.EdgeModel`.
+        model: module with ``energies_and_gradients``; see :class:`tesseral.models.loss.EdgeModel`.
         training, validation: structures; without validation the averaged weights of the last epoch are the result.
         settings: the ``training`` section of the configuration.
         folder: where the checkpoint is written.
@@ -139,7 +139,7 @@ class Trainer:
         settings, progress = self.settings, self.state.progress
         weights = weights_at(settings.loss, progress.epoch, settings.epochs)
         with_stress = weights.stress > 0 and bool(batch.has_stress.any())
-        errors = residuals(predict(self.state.model, batch, with_stress), batch)
+        errors = residuals(predict(self.state.model, batch, with_stress, True), batch)
         loss = loss_value(errors, weights, settings.loss)
         self._check_finite(float(loss.detach()))
         sums.add(errors, settings.loss)
@@ -201,7 +201,7 @@ class Trainer:
     def _evaluate(self, batches: Sequence[Batch]) -> ErrorSums:
         sums = ErrorSums()
         for batch in batches:
-            prediction = predict(self.state.model, batch, bool(batch.has_stress.any()))
+            prediction = predict(self.state.model, batch, bool(batch.has_stress.any()), False)
             sums.add(residuals(prediction, batch), self.settings.loss)
         return sums
 

@@ -1,2 +1,90 @@
+// tesseral.kernel._engine: the native engine in Python, without torch.
 #include <nanobind/nanobind.h>
-NB_MODULE(_engine, m) {}
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "tesseral/engine.hpp"
+
+namespace nb = nanobind;
+using tesseral::Engine;
+using tesseral::Precision;
+
+namespace {
+
+template <class T, class... Shape>
+using Input = nb::ndarray<const T, Shape..., nb::c_contig, nb::device::cpu>;
+using Vectors = Input<double, nb::shape<-1, 3>>;
+
+Precision precision_of(const std::string& name) {
+  if (name == "float32") return Precision::float32;
+  if (name == "mixed") return Precision::mixed;
+  if (name == "float64") return Precision::float64;
+  throw std::invalid_argument("dtype '" + name + "' is unknown: choose float64, float32 or mixed");
+}
+
+/// New float64 numpy array of that shape.
+struct Output {
+  double* data;
+  nb::ndarray<nb::numpy, double> array;
+
+  explicit Output(std::vector<size_t> shape) {
+    size_t size = 1;
+    for (size_t n : shape) size *= n;
+    data = new double[size > 0 ? size : 1]();
+    array = nb::ndarray<nb::numpy, double>(
+        data, shape.size(), shape.data(), nb::capsule(data, [](void* p) noexcept { delete[] static_cast<double*>(p); }));
+  }
+};
+
+void check_length(size_t length, size_t expected, const char* name) {
+  if (length == expected) return;
+  throw std::invalid_argument("Engine.compute: " + std::string(name) + " has length " + std::to_string(length) +
+                              ", expected " + std::to_string(expected));
+}
+
+nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
+                  Input<int32_t, nb::ndim<1>> neighbors, Vectors shifts) {
+  const size_t n_atoms = positions.shape(0);
+  check_length(species.shape(0), n_atoms, "species");
+  if (first.shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
+  const size_t n_centers = first.shape(0) - 1;
+  const auto n_edges = static_cast<size_t>(first.data()[n_centers]);
+  check_length(neighbors.shape(0), n_edges, "neighbors");
+  check_length(shifts.shape(0), n_edges, "shifts");
+  Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
+  const tesseral::EngineInput input{static_cast<int64_t>(n_atoms), static_cast<int64_t>(n_centers), positions.data(),
+                                    species.data(), first.data(), neighbors.data(), shifts.data()};
+  {
+    const nb::gil_scoped_release release;
+    engine.compute(input, {energies.data, forces.data, virials.data});
+  }
+  return nb::make_tuple(energies.array, forces.array, virials.array);
+}
+
+}  // namespace
+
+NB_MODULE(_engine, module) {
+  module.doc() = "The native engine: energies, forces and virials of a model file, without torch.";
+  nb::class_<Engine>(module, "Engine")
+      .def(
+          "__init__",
+          [](Engine* self, const std::string& path, const std::string& dtype, int threads) {
+            new (self) Engine(path, precision_of(dtype), threads);
+          },
+          nb::arg("path"), nb::arg("dtype") = "mixed", nb::arg("threads") = 1,
+          "Read a model file. dtype: float64, float32 or mixed (float32 arithmetic, float64 sums).\n"
+          "Raises RuntimeError naming the file and its fault, ValueError for dtype and threads.")
+      .def_prop_ro("cutoff", &Engine::cutoff, "Cutoff in Å.")
+      .def_prop_ro("species", &Engine::species, "Element symbols in the order of the species indices.")
+      .def_prop_ro("metadata", &Engine::metadata, "The model's metadata as JSON text.")
+      .def_prop_ro("instruction_set", &Engine::instruction_set, "Instruction set in use: avx512, avx2 or baseline.")
+      .def("compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
+           nb::arg("shifts"),
+           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
+           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
+           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i). Edges beyond the cutoff are\n"
+           "ignored. Raises ValueError for indices out of range, RuntimeError naming the atom for non-finite results.");
+}

@@ -1,12 +1,17 @@
 // Choice of the instruction set, once, from what the processor and the operating system support.
 #include "tesseral/dispatch.hpp"
 
+#include "tesseral/engine_atoms.hpp"
+
 namespace tesseral {
 
 #define TESSERAL_DECLARE(isa)               \
   namespace isa {                           \
   const Kernels<float>& kernels_float();    \
   const Kernels<double>& kernels_double();  \
+  AtomsFunction<float, float> atoms_float32();   \
+  AtomsFunction<float, double> atoms_mixed();    \
+  AtomsFunction<double, double> atoms_float64(); \
   }
 TESSERAL_DECLARE(baseline)
 #ifdef TESSERAL_X86
@@ -31,25 +36,21 @@ InstructionSet instruction_set() {
 #endif
 }
 
+#ifdef TESSERAL_X86
+#define TESSERAL_CHOOSE(set, call)                                \
+  ((set) == InstructionSet::avx512 ? avx512::call                 \
+   : (set) == InstructionSet::avx2 ? avx2::call : baseline::call)
+#else
+#define TESSERAL_CHOOSE(set, call) ((void)(set), baseline::call)
+#endif
+
 template <>
 const Kernels<float>& kernels_for<float>(InstructionSet set) {
-#ifdef TESSERAL_X86
-  if (set == InstructionSet::avx512) return avx512::kernels_float();
-  if (set == InstructionSet::avx2) return avx2::kernels_float();
-#else
-  (void)set;
-#endif
-  return baseline::kernels_float();
+  return TESSERAL_CHOOSE(set, kernels_float());
 }
 template <>
 const Kernels<double>& kernels_for<double>(InstructionSet set) {
-#ifdef TESSERAL_X86
-  if (set == InstructionSet::avx512) return avx512::kernels_double();
-  if (set == InstructionSet::avx2) return avx2::kernels_double();
-#else
-  (void)set;
-#endif
-  return baseline::kernels_double();
+  return TESSERAL_CHOOSE(set, kernels_double());
 }
 
 template <>
@@ -59,6 +60,19 @@ const Kernels<float>& kernels<float>() {
 template <>
 const Kernels<double>& kernels<double>() {
   return kernels_for<double>(instruction_set());
+}
+
+template <>
+AtomsFunction<float, float> atoms_function<float, float>() {
+  return TESSERAL_CHOOSE(instruction_set(), atoms_float32());
+}
+template <>
+AtomsFunction<float, double> atoms_function<float, double>() {
+  return TESSERAL_CHOOSE(instruction_set(), atoms_mixed());
+}
+template <>
+AtomsFunction<double, double> atoms_function<double, double>() {
+  return TESSERAL_CHOOSE(instruction_set(), atoms_float64());
 }
 
 }  // namespace tesseral

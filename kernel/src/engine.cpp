@@ -1,1 +1,151 @@
-// placeholder
+#include "tesseral/engine.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "tesseral/dispatch.hpp"
+#include "tesseral/engine_parameters.hpp"
+#include "tesseral/thread_pool.hpp"
+
+namespace tesseral {
+namespace {
+
+/// Bounds of each thread's centers, so that every thread has about as many edges. Fixed for fixed input: sums do not depend
+/// on timing.
+std::vector<int64_t> split_centers(const EngineInput& input, int n_threads) {
+  std::vector<int64_t> bounds(static_cast<std::size_t>(n_threads) + 1, input.n_centers);
+  bounds[0] = 0;
+  const int64_t total = input.first[input.n_centers] + input.n_centers;
+  int64_t i = 0;
+  for (int thread = 1; thread < n_threads; ++thread) {
+    while (i < input.n_centers && (input.first[i] + i) * n_threads < total * thread) ++i;
+    bounds[static_cast<std::size_t>(thread)] = i;
+  }
+  return bounds;
+}
+
+void check_input(const EngineInput& input, int64_t n_species) {
+  const auto fail = [](const std::string& what) { throw std::invalid_argument("Engine.compute: " + what); };
+  if (input.n_centers > input.n_atoms) fail("there are more centers than atoms");
+  for (int64_t i = 0; i < input.n_atoms; ++i) {
+    if (input.species[i] < 0 || input.species[i] >= n_species) {
+      fail("species[" + std::to_string(i) + "] = " + std::to_string(input.species[i]) + " is outside 0.." +
+           std::to_string(n_species - 1));
+    }
+  }
+  if (input.first[0] != 0) fail("first[0] must be 0");
+  for (int64_t i = 0; i < input.n_centers; ++i) {
+    if (input.first[i] > input.first[i + 1]) fail("first must not decrease, but does after atom " + std::to_string(i));
+  }
+  for (int64_t e = 0; e < input.first[input.n_centers]; ++e) {
+    if (input.neighbors[e] < 0 || input.neighbors[e] >= input.n_atoms) {
+      fail("neighbors[" + std::to_string(e) + "] = " + std::to_string(input.neighbors[e]) + " is outside 0.." +
+           std::to_string(input.n_atoms - 1));
+    }
+  }
+}
+
+void check_output(const EngineInput& input, const EngineOutput& output) {
+  const auto fail = [](const char* what, int64_t atom) {
+    throw std::runtime_error(std::string("the ") + what + " of atom " + std::to_string(atom) +
+                             " is not finite: check for atoms on top of each other and for non-finite positions");
+  };
+  for (int64_t i = 0; i < input.n_centers; ++i) {
+    if (!std::isfinite(output.energies[i])) fail("energy", i);
+  }
+  for (int64_t n = 0; n < 3 * input.n_atoms; ++n) {
+    if (!std::isfinite(output.forces[n])) fail("force", n / 3);
+  }
+}
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) = 0;
+};
+
+/// The engine in one arithmetic; keeps its working arrays between calls.
+template <class T, class Sum>
+class TypedBackend : public Backend {
+ public:
+  explicit TypedBackend(const ModelFile& file) : parameters_(read_engine_parameters<T>(file)) {}
+
+  void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) override {
+    prepare(input, pool.size());
+    const std::vector<int64_t> bounds = split_centers(input, pool.size());
+    pool.run([&](int thread) {
+      const auto t = static_cast<std::size_t>(thread);
+      std::fill(forces_[t].begin(), forces_[t].end(), Sum(0));
+      const EngineSums<Sum> sums{output.energies, forces_[t].data(), output.virials};
+      atoms_function<T, Sum>()(parameters_, input, {bounds[t], bounds[t + 1]}, scratch_[t], sums);
+    });
+    for (std::size_t n = 0; n < forces_[0].size(); ++n) {
+      double sum = 0;
+      for (const auto& own : forces_) sum += static_cast<double>(own[n]);
+      output.forces[n] = sum;
+    }
+  }
+
+ private:
+  EngineParameters<T> parameters_;
+  std::vector<EngineScratch<T>> scratch_;
+  std::vector<std::vector<Sum>> forces_;
+  int64_t most_edges_ = -1;
+
+  void prepare(const EngineInput& input, int n_threads) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < input.n_centers; ++i) most = std::max(most, input.first[i + 1] - input.first[i]);
+    if (most > most_edges_) {
+      scratch_.assign(static_cast<std::size_t>(n_threads), EngineScratch<T>(parameters_, most));
+      most_edges_ = most;
+    }
+    forces_.resize(static_cast<std::size_t>(n_threads));
+    for (auto& own : forces_) own.resize(static_cast<std::size_t>(3 * input.n_atoms));
+  }
+};
+
+std::unique_ptr<Backend> make_backend(const ModelFile& file, Precision precision) {
+  switch (precision) {
+    case Precision::float32: return std::make_unique<TypedBackend<float, float>>(file);
+    case Precision::mixed: return std::make_unique<TypedBackend<float, double>>(file);
+    case Precision::float64: return std::make_unique<TypedBackend<double, double>>(file);
+  }
+  throw std::invalid_argument("unknown precision");
+}
+
+}  // namespace
+
+struct Engine::State {
+  std::string metadata;
+  std::vector<std::string> species;
+  double cutoff;
+  std::unique_ptr<Backend> backend;
+  ThreadPool pool;
+
+  State(const ModelFile& file, Precision precision, int threads)
+      : metadata(file.metadata_text), backend(make_backend(file, precision)), pool(threads) {
+    for (const Json& name : file.metadata.at("species").items()) species.push_back(name.text());
+    cutoff = file.metadata.at("cutoff").number();
+  }
+};
+
+Engine::Engine(const std::string& path, Precision precision, int threads) {
+  if (threads < 1) throw std::invalid_argument("threads = " + std::to_string(threads) + ": at least one is needed");
+  state_ = std::make_unique<State>(ModelFile::read(path), precision, threads);
+}
+Engine::~Engine() = default;
+Engine::Engine(Engine&&) noexcept = default;
+
+double Engine::cutoff() const { return state_->cutoff; }
+const std::vector<std::string>& Engine::species() const { return state_->species; }
+const std::string& Engine::metadata() const { return state_->metadata; }
+std::string Engine::instruction_set() const { return kernels<double>().instruction_set; }
+
+void Engine::compute(const EngineInput& input, const EngineOutput& output) {
+  check_input(input, static_cast<int64_t>(state_->species.size()));
+  state_->backend->compute(input, output, state_->pool);
+  check_output(input, output);
+}
+
+}  // namespace tesseral

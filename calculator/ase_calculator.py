@@ -1,0 +1,147 @@
+"""The ASE calculator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+from tesseral.calculator.native import NativeModel, check_device, refuse_unknown_keywords, voigt_stresses
+from tesseral.calculator.neighbors import VerletList
+
+#: Default Verlet skin in Å: a crystal at room temperature then keeps one list for hundreds of steps.
+DEFAULT_SKIN = 0.5
+OPTIONS = ("dtype", "device", "threads", "skin")
+
+
+class TesseralCalculator(Calculator):
+    """Energies, forces and stresses of a Tesseral model for ASE.
+
+    ``energy`` and ``free_energy`` (eV) are the same number; ``energies`` sum to it. ``stress`` is (1/V) dE/dstrain in
+    eV/Å^3, tensile positive, in Voigt order xx, yy, zz, yz, xz, xy; ``stresses`` sum to it. Stresses exist only for
+    systems that are periodic in three directions; otherwise asking for one raises PropertyNotImplementedError.
+    The atoms handed in are never changed.
+
+    Attributes:
+        metadata: contents of the model's metadata.json (species, cutoff, training errors, citation, ...).
+        model: the opened model.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+        "stresses",
+    ]
+    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        dtype: str = "mixed",
+        device: str = "cpu",
+        threads: int | None = None,
+        skin: float = DEFAULT_SKIN,
+        **unknown: Any,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            model: path of a model file, or the name of a shipped model such as ``silicon``.
+            dtype: "float64"; "float32"; or "mixed", a float32 kernel with float64 accumulation.
+            device: "cpu".
+            threads: threads of the engine and the neighbour list; None is 1 (start many jobs, or ask for more).
+            skin: extra radius of the neighbour list in Å. It changes the speed, not the results; 0 builds a new
+                list at every call.
+
+        Raises:
+            TypeError: an unknown keyword, with the nearest known one.
+            ValueError: an option or the model file cannot be used.
+            FileNotFoundError: no such file and no shipped model of that name.
+        """
+        refuse_unknown_keywords("TesseralCalculator", unknown, OPTIONS)
+        check_device(device)
+        super().__init__()
+        self.model = NativeModel(model, dtype, threads)
+        self.metadata = self.model.metadata
+        self.parameters.update(
+            model=os.fspath(model), dtype=dtype, device=device, threads=self.model.threads, skin=float(skin)
+        )
+        self._edges = VerletList(self.model.cutoff, skin, threads=self.model.threads)
+
+    def set(self, **options: Any) -> dict[str, Any]:
+        """Options are fixed when the model is opened.
+
+        Raises:
+            TypeError: any option.
+        """
+        if options:
+            raise TypeError(
+                f"TesseralCalculator.set({', '.join(options)}): the options are fixed; make a new TesseralCalculator"
+            )
+        return {}
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute everything the model has for `atoms` into `results`; called by ASE.
+
+        Raises:
+            StructureError: an unknown element, a position that is not finite, or an unusable cell.
+            PropertyNotImplementedError: a stress was asked for and the system is not periodic in three directions.
+            CalculationFailed: the model's energy or forces are not finite there.
+        """
+        super().calculate(atoms, properties, system_changes)
+        _check_stress_exists(self.atoms, properties)
+        species = self.model.species_indices(self.atoms.numbers)
+        edges = self._edges.update(self.atoms.positions, self.atoms.cell.array, self.atoms.pbc)
+        energies, forces, virials = self.model.compute(self.atoms.positions, species, *edges)
+        self.results = ase_results(self.atoms, energies, forces, virials)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles open the model file again, with the same options and without results."""
+        return _reopen, (dict(self.parameters),)
+
+
+def _reopen(parameters: dict[str, Any]) -> TesseralCalculator:
+    return TesseralCalculator(**parameters)
+
+
+def _check_stress_exists(atoms: Atoms, properties: Sequence[str]) -> None:
+    asked = [name for name in properties if name in ("stress", "stresses")]
+    if asked and not atoms.pbc.all():
+        raise PropertyNotImplementedError(
+            f"{asked[0]} needs a system periodic in three directions (its volume is otherwise undefined), got "
+            f"pbc = {atoms.pbc.tolist()}"
+        )
+
+
+def ase_results(atoms: Atoms, energies: np.ndarray, forces: np.ndarray, virials: np.ndarray) -> dict[str, Any]:
+    """ASE's results of one structure.
+
+    Args:
+        atoms: the structure.
+        energies: [n_atoms] in eV.
+        forces: [n_atoms, 3] in eV/Å.
+        virials: [n_atoms, 3, 3] in eV.
+
+    Returns:
+        energy, free_energy, energies, forces and, where periodic in three directions, stress [6] and stresses
+        [n_atoms, 6] in eV/Å^3.
+    """
+    energy = float(energies.sum())
+    results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
+    if atoms.pbc.all():
+        results["stresses"] = voigt_stresses(virials, abs(np.linalg.det(atoms.cell.array)))
+        results["stress"] = results["stresses"].sum(axis=0)
+    return results

@@ -1,0 +1,112 @@
+"""Energies, forces and stresses of many structures in few calls of the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import CalculationFailed
+
+from tesseral.calculator.ase_calculator import ase_results
+from tesseral.calculator.errors import StructureError
+from tesseral.calculator.native import NativeModel
+from tesseral.calculator.neighbors import cartesian_shifts, checked_geometry, neighbor_list
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    images: Iterable[Atoms],
+    *,
+    dtype: str = "float64",
+    threads: int | None = None,
+    batch_atoms: int = 20_000,
+) -> list[dict[str, Any]]:
+    """Evaluate a model on many structures, which may differ in size, species, cell and periodicity.
+
+    Args:
+        model: path of a model file, or the name of a shipped model.
+        images: structures; they are not changed.
+        dtype: "float64", "float32" or "mixed".
+        threads: threads of the engine; None is 1.
+        batch_atoms: structures are joined until a call of the engine has about this many atoms; bounds memory.
+
+    Returns:
+        For each structure a dictionary with ``energy`` (eV), ``energies`` [n_atoms] (eV), ``forces`` [n_atoms, 3]
+        (eV/Å) and ``stress`` [6] (eV/Å^3; xx, yy, zz, yz, xz, xy), None unless periodic in three directions.
+
+    Raises:
+        StructureError: a structure cannot be computed (unknown element, position that is not finite, unusable
+            cell); names the image and the atom.
+        CalculationFailed: energy or forces of an image are not finite.
+        ValueError: an option or the model file cannot be used.
+        FileNotFoundError: no such file and no shipped model of that name.
+    """
+    if batch_atoms < 1:
+        raise ValueError(f"batch_atoms must be at least 1, got {batch_atoms}")
+    native = NativeModel(model, dtype, threads)
+    results: list[dict[str, Any]] = []
+    for batch in _batches(images, batch_atoms):
+        results += _evaluate_batch(native, batch, len(results))
+    return results
+
+
+def _batches(images: Iterable[Atoms], batch_atoms: int) -> Iterator[list[Atoms]]:
+    """Consecutive images with together at most `batch_atoms` atoms, or one larger image."""
+    batch: list[Atoms] = []
+    n_atoms = 0
+    for atoms in images:
+        if batch and n_atoms + len(atoms) > batch_atoms:
+            yield batch
+            batch, n_atoms = [], 0
+        batch.append(atoms)
+        n_atoms += len(atoms)
+    if batch:
+        yield batch
+
+
+def _evaluate_batch(native: NativeModel, batch: Sequence[Atoms], first_image: int) -> list[dict[str, Any]]:
+    """Results of images that go through the engine together; `first_image` counts the images before them."""
+    graphs = []
+    for index, atoms in enumerate(batch):
+        try:
+            graphs.append(_graph(native, atoms))
+        except StructureError as error:
+            raise StructureError(f"image {first_image + index}: {error}") from error
+    starts = np.cumsum([0] + [len(atoms) for atoms in batch])
+    try:
+        energies, forces, virials = native.compute(*_joined(graphs, starts))
+    except CalculationFailed as error:
+        if len(batch) == 1:
+            raise CalculationFailed(f"image {first_image}: {error}") from error
+        for index, atoms in enumerate(batch):  # find the image, so that the message can name it
+            _evaluate_batch(native, [atoms], first_image + index)
+        raise
+    results = []
+    for atoms, start, stop in zip(batch, starts, starts[1:]):
+        complete = ase_results(atoms, energies[start:stop], forces[start:stop], virials[start:stop])
+        results.append({key: complete.get(key) for key in ("energy", "energies", "forces", "stress")})
+    return results
+
+
+def _graph(native: NativeModel, atoms: Atoms) -> tuple[np.ndarray, ...]:
+    """Positions, species and edges of one structure, as the engine takes them."""
+    species = native.species_indices(atoms.numbers)
+    positions, cell, pbc = checked_geometry(atoms.positions, atoms.cell.array, atoms.pbc)
+    edges = neighbor_list(positions, cell, pbc, native.cutoff, threads=native.threads)
+    return positions, species, edges.first, edges.neighbors, cartesian_shifts(edges, cell, pbc)
+
+
+def _joined(graphs: Sequence[tuple[np.ndarray, ...]], starts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """One disconnected graph of many: atoms and edges counted on."""
+    positions, species, firsts, neighbors, shifts = zip(*graphs)
+    edge_starts = np.cumsum([0] + [len(part) for part in neighbors])
+    return (
+        np.concatenate(positions),
+        np.concatenate(species),
+        np.concatenate([[0], *(first[1:] + start for first, start in zip(firsts, edge_starts))]).astype(np.int64),
+        np.concatenate([part + start for part, start in zip(neighbors, starts)]).astype(np.int32),
+        np.concatenate(shifts),
+    )

@@ -1,0 +1,145 @@
+"""The native engine as the front ends use it: options checked, elements mapped, failures explained."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.calculators.calculator import CalculationFailed
+from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
+
+from tesseral.calculator.errors import StructureError
+from tesseral.models.file import read_metadata
+from tesseral.models.registry import resolve_model
+
+DTYPES = ("float64", "float32", "mixed")
+
+
+class NativeModel:
+    """A model file opened by the torch-free engine.
+
+    Attributes:
+        path: the model file.
+        metadata: contents of its metadata.json.
+        dtype: float64, float32, or mixed (float32 kernel, float64 accumulation).
+        threads: threads of the engine.
+        cutoff: radius of the neighbour list in Å.
+        species: element symbols in the order of the model's species indices.
+        instruction_set: what the engine chose on this processor.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], dtype: str, threads: int | None) -> None:
+        """Open a model.
+
+        Args:
+            model: path of a model file, or the name of a shipped model.
+            dtype: one of :data:`DTYPES`.
+            threads: at least 1; None is 1.
+
+        Raises:
+            ValueError: dtype or threads is not usable, or the file is not a usable model.
+            FileNotFoundError: no such file and no shipped model of that name.
+        """
+        from tesseral.kernel._engine import Engine
+
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer))):
+            raise TypeError(f"threads must be a whole number or None, got {threads!r}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        self.path: Path = resolve_model(model)
+        self.metadata: dict[str, Any] = read_metadata(self.path)
+        self.dtype, self.threads = dtype, int(threads or 1)
+        self._engine = Engine(str(self.path), dtype, self.threads)
+        self.cutoff = float(self._engine.cutoff)
+        self.species = list(self._engine.species)
+        self.instruction_set = str(self._engine.instruction_set)
+        self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
+        for index, symbol in enumerate(self.species):
+            self._index_of_number[atomic_numbers[symbol]] = index
+
+    def species_indices(self, numbers: NDArray[np.integer]) -> NDArray[np.int32]:
+        """The model's species index of each atom, [n_atoms] int32.
+
+        Args:
+            numbers: [n_atoms] atomic numbers.
+
+        Raises:
+            StructureError: an element that the model does not know; names the first such atom.
+        """
+        indices = self._index_of_number[numbers]
+        if (indices < 0).any():
+            atom = int(np.argmax(indices < 0))
+            raise StructureError(
+                f"atom {atom} is {chemical_symbols[numbers[atom]]}, but {self.path.name} knows {', '.join(self.species)}"
+            )
+        return indices
+
+    def compute(
+        self,
+        positions: NDArray[np.float64],
+        species: NDArray[np.int32],
+        first: NDArray[np.int64],
+        neighbors: NDArray[np.int32],
+        shifts: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Energies [n_atoms] (eV), forces [n_atoms, 3] (eV/Å), virials [n_atoms, 3, 3] (eV, sum is V * stress).
+
+        Args:
+            positions: [n_atoms, 3] in Å.
+            species: [n_atoms] of :meth:`species_indices`.
+            first, neighbors, shifts: edges by center, of :meth:`VerletList.update`.
+
+        Raises:
+            CalculationFailed: the energy or a force is not finite; names the atom.
+        """
+        points = np.ascontiguousarray(positions, dtype=np.float64)
+        try:
+            return self._engine.compute(points, species, first, neighbors, shifts)
+        except RuntimeError as error:
+            raise CalculationFailed(f"{self.path.name}: {error}") from error
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """'; did you mean ...?' for a misspelt word, or nothing."""
+    matches = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def check_device(device: str) -> None:
+    """Refuse any device but the CPU.
+
+    Raises:
+        ValueError: another device.
+    """
+    if device != "cpu":
+        raise ValueError(f"device {device!r} is not supported: this version computes on the CPU only; use device='cpu'")
+
+
+def refuse_unknown_keywords(function: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:
+    """Raise for keywords that a function does not have.
+
+    Raises:
+        TypeError: names the first unknown keyword and the nearest known one.
+    """
+    for keyword in unknown:
+        raise TypeError(
+            f"{function} has no keyword {keyword!r}{nearest(keyword, known)} (known: {', '.join(known)})"
+        )
+
+
+def voigt_stresses(virials: NDArray[np.float64], volume: float) -> NDArray[np.float64]:
+    """Per-atom stresses [n_atoms, 6] in eV/Å^3 in ASE's order xx, yy, zz, yz, xz, xy; they sum to the stress.
+
+    Args:
+        virials: [n_atoms, 3, 3] in eV, sum_j r_ij (x) dE/dr_ij. Only their sum is symmetric by itself.
+        volume: of the cell, in Å^3.
+    """
+    symmetric = (virials + virials.transpose(0, 2, 1)) / (2.0 * volume)
+    return symmetric[:, (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]

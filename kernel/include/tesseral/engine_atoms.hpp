@@ -1,0 +1,76 @@
+// What the native engine hands to the loops of one instruction set: parameters in the arithmetic's type, with rows padded to
+// whole packs of any instruction set.
+#pragma once
+
+#include <vector>
+
+#include "tesseral/engine.hpp"
+#include "tesseral/operators.hpp"
+
+namespace tesseral {
+
+/// Rows are padded to this many numbers, a multiple of every pack's lanes.
+constexpr int row_padding = 16;
+constexpr int padded_row(int n) { return (n + row_padding - 1) / row_padding * row_padding; }
+
+/// One layer y = x W + b in both orientations; all but the last are followed by SiLU.
+template <class T>
+struct DenseLayer {
+  int n_in, n_out;                       // unpadded
+  std::vector<T> weights;                // [n_in, padded n_out]
+  std::vector<T> transposed;             // [n_out, padded n_in]
+  std::vector<T> bias;                   // [padded n_out]
+};
+
+template <class T>
+struct EngineParameters {
+  DensityOptions<T> density;
+  int l_max, n_inputs, n_channels, n_nodes;
+  int input_row, channel_row;            // padded n_inputs, n_channels
+  std::vector<T> mixing;                 // [S, l_max+1, n_inputs, channel_row]
+  std::vector<T> mixing_transposed;      // [S, l_max+1, channel_row, input_row]
+  std::vector<TreeNode> tree;
+  std::vector<int32_t> roots;
+  std::vector<T> product;                // [S, n_nodes, channel_row]
+  std::vector<T> linear;                 // [channel_row] linear readout of the product
+  std::vector<DenseLayer<T>> layers;     // of the MLP readout; may be empty
+  std::vector<T> radial_table;
+  T scale;
+  std::vector<double> atomic_energy;     // [S] E0 + shift
+  bool has_repulsion = false;
+  Repulsion repulsion{0, 0};
+  std::vector<T> repulsion_strength;     // [S, S]
+  std::vector<T> inverse_screening;      // [S, S]
+};
+
+/// Working arrays of one thread.
+template <class T>
+struct EngineScratch {
+  std::vector<T> vectors, gradients;     // [edges, 3]
+  std::vector<int64_t> species;          // [edges]
+  std::vector<int32_t> neighbors;        // [edges]
+  std::vector<T> phi, dphi;              // [n_inputs, padded LM]
+  std::vector<T> A, dA;                  // [LM, channel_row]
+  std::vector<T> B, dB;                  // [channel_row]
+  std::vector<T> hidden, slopes, adjoint;  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
+
+  EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
+};
+
+/// Sums of one thread, of type Sum (float or double); forces added to.
+template <class Sum>
+struct EngineSums {
+  double* energies;                      // [n_centers]
+  Sum* forces;                           // [n_atoms, 3]
+  double* virials;                       // [n_centers, 9] or null
+};
+
+template <class T, class Sum>
+using AtomsFunction = void (*)(const EngineParameters<T>&, const EngineInput&, Range atoms, EngineScratch<T>&,
+                               const EngineSums<Sum>&);
+
+/// Loop over a range of centers, for the best instruction set of this machine.
+template <class T, class Sum>
+AtomsFunction<T, Sum> atoms_function();
+
+}  // namespace tesseral
