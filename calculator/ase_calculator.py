@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
@@ -21,25 +21,18 @@ OPTIONS = ("dtype", "device", "threads", "skin")
 class TesseralCalculator(Calculator):
     """Energies, forces and stresses of a Tesseral model for ASE.
 
-    ``energy`` and ``free_energy`` (eV) are the same number; ``energies`` sum to it. ``stress`` is (1/V) dE/dstrain in
-    eV/Å^3, tensile positive, in Voigt order xx, yy, zz, yz, xz, xy; ``stresses`` sum to it. Stresses exist only for
-    systems that are periodic in three directions; otherwise asking for one raises PropertyNotImplementedError.
-    The atoms handed in are never changed.
+    ``energy`` and ``free_energy`` (eV) are the same number; ``energies`` sum to it. ``stress`` is (1/V)
+    dE/dstrain in eV/Å^3, tensile positive, in Voigt order xx, yy, zz, yz, xz, xy; ``stresses`` sum to it.
+    Stresses exist only for systems that are periodic in three directions; otherwise asking for one raises
+    PropertyNotImplementedError. The atoms handed in are never changed.
 
     Attributes:
         metadata: contents of the model's metadata.json (species, cutoff, training errors, citation, ...).
         model: the opened model.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
-        "energy",
-        "free_energy",
-        "energies",
-        "forces",
-        "stress",
-        "stresses",
-    ]
-    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]  # noqa: RUF012
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -57,9 +50,10 @@ class TesseralCalculator(Calculator):
             model: path of a model file, or the name of a shipped model such as ``silicon``.
             dtype: "float64"; "float32"; or "mixed", a float32 kernel with float64 accumulation.
             device: "cpu".
-            threads: threads of the engine and the neighbour list; None is 1 (start many jobs, or ask for more).
-            skin: extra radius of the neighbour list in Å. It changes the speed, not the results; 0 builds a new
-                list at every call.
+            threads: threads of the engine and the neighbour list; None is 1 (start many jobs, or ask for
+                more).
+            skin: extra radius of the neighbour list in Å. It changes the speed, not the results; 0 builds a
+                new list at every call.
 
         Raises:
             TypeError: an unknown keyword, with the nearest known one.
@@ -84,7 +78,7 @@ class TesseralCalculator(Calculator):
         """
         if options:
             raise TypeError(
-                f"TesseralCalculator.set({', '.join(options)}): the options are fixed; make a new TesseralCalculator"
+                f"TesseralCalculator.set({', '.join(options)}): options are fixed; make a new calculator"
             )
         return {}
 
@@ -98,15 +92,16 @@ class TesseralCalculator(Calculator):
 
         Raises:
             StructureError: an unknown element, a position that is not finite, or an unusable cell.
-            PropertyNotImplementedError: a stress was asked for and the system is not periodic in three directions.
+            PropertyNotImplementedError: a stress was asked for and the system is not periodic in three
+                directions.
             CalculationFailed: the model's energy or forces are not finite there.
         """
         super().calculate(atoms, properties, system_changes)
-        _check_stress_exists(self.atoms, properties)
-        species = self.model.species_indices(self.atoms.numbers)
-        edges = self._edges.update(self.atoms.positions, self.atoms.cell.array, self.atoms.pbc)
-        energies, forces, virials = self.model.compute(self.atoms.positions, species, *edges)
-        self.results = ase_results(self.atoms, energies, forces, virials)
+        structure = cast(Atoms, self.atoms)
+        _check_stress_exists(structure, properties)
+        species = self.model.species_indices(structure.numbers)
+        edges = self._edges.update(structure.positions, structure.cell.array, structure.pbc)
+        self.results = ase_results(structure, *self.model.compute(structure.positions, species, *edges))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles open the model file again, with the same options and without results."""
@@ -121,12 +116,14 @@ def _check_stress_exists(atoms: Atoms, properties: Sequence[str]) -> None:
     asked = [name for name in properties if name in ("stress", "stresses")]
     if asked and not atoms.pbc.all():
         raise PropertyNotImplementedError(
-            f"{asked[0]} needs a system periodic in three directions (its volume is otherwise undefined), got "
+            f"{asked[0]} needs a system periodic in three directions (otherwise it has no volume), got "
             f"pbc = {atoms.pbc.tolist()}"
         )
 
 
-def ase_results(atoms: Atoms, energies: np.ndarray, forces: np.ndarray, virials: np.ndarray) -> dict[str, Any]:
+def ase_results(
+    atoms: Atoms, energies: np.ndarray, forces: np.ndarray, virials: np.ndarray
+) -> dict[str, Any]:
     """ASE's results of one structure.
 
     Args:
@@ -142,6 +139,6 @@ def ase_results(atoms: Atoms, energies: np.ndarray, forces: np.ndarray, virials:
     energy = float(energies.sum())
     results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
     if atoms.pbc.all():
-        results["stresses"] = voigt_stresses(virials, abs(np.linalg.det(atoms.cell.array)))
-        results["stress"] = results["stresses"].sum(axis=0)
+        stresses = voigt_stresses(virials, abs(np.linalg.det(atoms.cell.array)))
+        results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
     return results

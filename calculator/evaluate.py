@@ -31,11 +31,13 @@ def evaluate(
         images: structures; they are not changed.
         dtype: "float64", "float32" or "mixed".
         threads: threads of the engine; None is 1.
-        batch_atoms: structures are joined until a call of the engine has about this many atoms; bounds memory.
+        batch_atoms: structures are joined until a call of the engine has about this many atoms; bounds
+            memory.
 
     Returns:
-        For each structure a dictionary with ``energy`` (eV), ``energies`` [n_atoms] (eV), ``forces`` [n_atoms, 3]
-        (eV/Å) and ``stress`` [6] (eV/Å^3; xx, yy, zz, yz, xz, xy), None unless periodic in three directions.
+        For each structure a dictionary with ``energy`` (eV), ``energies`` [n_atoms] (eV), ``forces``
+        [n_atoms, 3] (eV/Å) and ``stress`` [6] (eV/Å^3; xx, yy, zz, yz, xz, xy), None unless periodic in
+        three directions.
 
     Raises:
         StructureError: a structure cannot be computed (unknown element, position that is not finite, unusable
@@ -85,7 +87,7 @@ def _evaluate_batch(native: NativeModel, batch: Sequence[Atoms], first_image: in
             _evaluate_batch(native, [atoms], first_image + index)
         raise
     results = []
-    for atoms, start, stop in zip(batch, starts, starts[1:]):
+    for atoms, start, stop in zip(batch, starts[:-1], starts[1:], strict=True):
         complete = ase_results(atoms, energies[start:stop], forces[start:stop], virials[start:stop])
         results.append({key: complete.get(key) for key in ("energy", "energies", "forces", "stress")})
     return results
@@ -101,12 +103,13 @@ def _graph(native: NativeModel, atoms: Atoms) -> tuple[np.ndarray, ...]:
 
 def _joined(graphs: Sequence[tuple[np.ndarray, ...]], starts: np.ndarray) -> tuple[np.ndarray, ...]:
     """One disconnected graph of many: atoms and edges counted on."""
-    positions, species, firsts, neighbors, shifts = zip(*graphs)
-    edge_starts = np.cumsum([0] + [len(part) for part in neighbors])
+    positions, species, firsts, neighbors, shifts = zip(*graphs, strict=True)
+    n_edges = np.concatenate([np.diff(first) for first in firsts])
+    offsets = np.repeat(starts[:-1], [len(part) for part in neighbors])
     return (
         np.concatenate(positions),
         np.concatenate(species),
-        np.concatenate([[0], *(first[1:] + start for first, start in zip(firsts, edge_starts))]).astype(np.int64),
-        np.concatenate([part + start for part, start in zip(neighbors, starts)]).astype(np.int32),
+        np.concatenate([[0], np.cumsum(n_edges)]).astype(np.int64),
+        (np.concatenate(neighbors) + offsets).astype(np.int32),
         np.concatenate(shifts),
     )

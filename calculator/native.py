@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from tesseral.calculator.errors import StructureError
 from tesseral.models.file import read_metadata
-from tesseral.models.registry import resolve_model
+from tesseral.models.registry import nearest, resolve_model
 
 DTYPES = ("float64", "float32", "mixed")
 
@@ -42,13 +41,16 @@ class NativeModel:
             threads: at least 1; None is 1.
 
         Raises:
+            TypeError: threads is not a whole number.
             ValueError: dtype or threads is not usable, or the file is not a usable model.
             FileNotFoundError: no such file and no shipped model of that name.
         """
         from tesseral.kernel._engine import Engine
 
         if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}")
+            raise ValueError(
+                f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}"
+            )
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer))):
             raise TypeError(f"threads must be a whole number or None, got {threads!r}")
         if threads is not None and threads < 1:
@@ -77,7 +79,8 @@ class NativeModel:
         if (indices < 0).any():
             atom = int(np.argmax(indices < 0))
             raise StructureError(
-                f"atom {atom} is {chemical_symbols[numbers[atom]]}, but {self.path.name} knows {', '.join(self.species)}"
+                f"atom {atom} is {chemical_symbols[numbers[atom]]}, but {self.path.name} knows "
+                f"{', '.join(self.species)}"
             )
         return indices
 
@@ -89,7 +92,8 @@ class NativeModel:
         neighbors: NDArray[np.int32],
         shifts: NDArray[np.float64],
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Energies [n_atoms] (eV), forces [n_atoms, 3] (eV/Å), virials [n_atoms, 3, 3] (eV, sum is V * stress).
+        """Energies [n_atoms] (eV), forces [n_atoms, 3] (eV/Å), virials [n_atoms, 3, 3] (eV, sum is V *
+        stress).
 
         Args:
             positions: [n_atoms, 3] in Å.
@@ -106,12 +110,6 @@ class NativeModel:
             raise CalculationFailed(f"{self.path.name}: {error}") from error
 
 
-def nearest(word: object, known: Iterable[str]) -> str:
-    """'; did you mean ...?' for a misspelt word, or nothing."""
-    matches = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
 def check_device(device: str) -> None:
     """Refuse any device but the CPU.
 
@@ -119,7 +117,9 @@ def check_device(device: str) -> None:
         ValueError: another device.
     """
     if device != "cpu":
-        raise ValueError(f"device {device!r} is not supported: this version computes on the CPU only; use device='cpu'")
+        raise ValueError(
+            f"device {device!r} is not supported: this version computes on the CPU only (device='cpu')"
+        )
 
 
 def refuse_unknown_keywords(function: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:

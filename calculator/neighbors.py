@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tesseral.calculator.errors import StructureError
 from tesseral.calculator.vesin_library import periodic_pairs
 
 #: A periodic direction thinner than this is taken as a mistake in the cell (Å).
@@ -57,11 +58,12 @@ def neighbor_list(
         threads: threads of the search.
 
     Raises:
-        ValueError: cutoff not positive and finite, positions or cell not finite or misshapen, or a periodic
-            direction without a usable cell vector.
+        ValueError: the cutoff is not positive and finite, or positions or cell are misshapen.
+        StructureError: a position or cell vector is not finite, or a periodic direction has no usable cell
+            vector; names the atom or the vector.
     """
     if not (math.isfinite(cutoff) and cutoff > 0):
-        raise StructureError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
+        raise ValueError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
     points, vectors, periodic = checked_geometry(positions, cell, pbc)
     box = _bounding_cell(points, vectors, periodic, cutoff)
     if _suits_grid(box, cutoff):
@@ -79,15 +81,15 @@ def checked_geometry(
     """Positions, cell and periodicity as contiguous float64 and bool arrays, checked.
 
     Raises:
-        ValueError: as :func:`neighbor_list`; the message names the atom or the cell vector.
+        ValueError, StructureError: as :func:`neighbor_list`.
     """
     points = np.ascontiguousarray(positions, dtype=np.float64)
     vectors = np.ascontiguousarray(cell, dtype=np.float64)
     periodic = np.ascontiguousarray(np.broadcast_to(np.asarray(pbc, dtype=bool), 3))
     if points.ndim != 2 or points.shape[1] != 3:
-        raise StructureError(f"positions must have shape [n_atoms, 3], got {list(points.shape)}")
+        raise ValueError(f"positions must have shape [n_atoms, 3], got {list(points.shape)}")
     if vectors.shape != (3, 3):
-        raise StructureError(f"cell must have shape [3, 3], got {list(vectors.shape)}")
+        raise ValueError(f"cell must have shape [3, 3], got {list(vectors.shape)}")
     if not np.isfinite(points).all():
         atom = int(np.argmin(np.isfinite(points).all(axis=1)))
         raise StructureError(
@@ -102,7 +104,9 @@ def _check_periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool
     for direction in np.flatnonzero(periodic):
         vector = cell[direction]
         if not np.isfinite(vector).all():
-            raise StructureError(f"cell vector {direction} is {vector.tolist()}: every component must be finite")
+            raise StructureError(
+                f"cell vector {direction} is {vector.tolist()}: every component must be finite"
+            )
         if np.linalg.norm(vector) < SMALLEST_HEIGHT:
             raise StructureError(
                 f"direction {direction} is periodic, but its cell vector is {vector.tolist()}: "
@@ -191,7 +195,7 @@ class VerletList:
 
     def __init__(self, cutoff: float, skin: float, *, threads: int = 1) -> None:
         if not (math.isfinite(skin) and skin >= 0):
-            raise StructureError(f"skin must be a non-negative, finite length in Å, got {skin}")
+            raise ValueError(f"skin must be a non-negative, finite length in Å, got {skin}")
         self.cutoff, self.skin, self.threads = float(cutoff), float(skin), int(threads)
         self.n_builds = 0
         self._list: NeighborList | None = None
@@ -208,7 +212,7 @@ class VerletList:
             first [n_atoms + 1], neighbors [n_edges] and Cartesian shifts S @ cell [n_edges, 3] in Å.
 
         Raises:
-            ValueError: as :func:`neighbor_list`.
+            ValueError, StructureError: as :func:`neighbor_list`.
         """
         points, vectors, periodic = checked_geometry(positions, cell, pbc)
         if self._list is None or not self._still_valid(points, vectors, periodic):

@@ -5,8 +5,9 @@ reading, not for speed. It is the oracle of the tests and the fallback on device
 All functions are differentiable any number of times by ordinary autograd, take float32 or float64, and accept
 zero atoms and zero edges. Units: eV, Å.
 
-Conventions: an edge is (center i, neighbor j) with the vector r_ij = r_j - r_i + S @ cell; LM = (l_max + 1)^2;
-harmonics are real and orthonormal, component (l, m) at index l*l + l + m, without the Condon-Shortley phase.
+Conventions: an edge is (center i, neighbor j) with the vector r_ij = r_j - r_i + S @ cell;
+LM = (l_max + 1)^2; harmonics are real and orthonormal, component (l, m) at index l*l + l + m, without the
+Condon-Shortley phase.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ ZBL_TERMS = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.0281
 def spherical_harmonics(vectors: Tensor, l_max: int) -> Tensor:
     """Real orthonormal spherical harmonics of the directions of `vectors`.
 
-    Y_lm = P_l^|m|(z) Re (x + iy)^m for m >= 0 and P_l^|m|(z) Im (x + iy)^|m| for m < 0, times sqrt(2) for m != 0,
-    with the normalised associated Legendre functions divided by sin^|m|, by their stable recursion in l.
+    Y_lm = P_l^|m|(z) Re (x + iy)^m for m >= 0 and P_l^|m|(z) Im (x + iy)^|m| for m < 0, times sqrt(2) unless
+    m = 0, with the normalised associated Legendre functions divided by sin^|m|, by their recursion in l.
 
     vectors: [E, 3], any unit, non-zero length.  Returns [E, (l_max + 1)^2].
     """
@@ -67,8 +68,9 @@ def envelope(x: Tensor) -> Tensor:
 def radial_basis(distances: Tensor, basis: str, n_radial: int, cutoff: float, table: Tensor) -> Tensor:
     """Radial functions that vanish smoothly at the cutoff.
 
-    "bessel": sqrt(2/cutoff) sin(n pi x)/r (arXiv:2003.03123); "chebyshev": T_q(1 - 2 (1-x)^2); "gaussian": n_radial
-    evenly spaced Gaussians of width cutoff/n_radial; all times `envelope`. "spline": cubic pieces from `table`.
+    With x = r/cutoff. "bessel": sqrt(2/cutoff) sin(n pi x)/r, n = 1.. (arXiv:2003.03123); "chebyshev":
+    T_q(1 - 2 (1-x)^2); "gaussian": n_radial evenly spaced Gaussians of width cutoff/n_radial; all times
+    `envelope`. "spline": cubic pieces from `table`.
 
     distances: [E] Å, positive.  table: [n_intervals, n_radial, 4] for "spline", otherwise empty.
     Returns [E, n_radial].  Raises ValueError for an unknown basis or a table of the wrong shape.
@@ -129,7 +131,8 @@ def density(
     D[i, a*n_radial + q, lm] = sum over neighbors j of species a of R_q(r_ij) Y_lm(r_ij/|r_ij|)
     (Drautz, 10.1103/PhysRevB.99.014104, equation 8).
 
-    vectors: [E, 3] Å; centers, neighbor_species: [E] int64.  Returns [n_atoms, n_species*n_radial, (l_max+1)^2].
+    vectors: [E, 3] Å; centers, neighbor_species: [E] int64.
+    Returns [n_atoms, n_species*n_radial, (l_max+1)^2].
     """
     radial = radial_basis(vectors.norm(dim=1), basis, n_radial, cutoff, table)
     harmonics = spherical_harmonics(vectors, l_max)
@@ -160,7 +163,16 @@ def density_gradient(
     with torch.enable_grad():
         inputs = vectors if vectors.requires_grad else vectors.detach().requires_grad_()
         values = density(
-            inputs, centers, neighbor_species, gradient.shape[0], n_species, l_max, basis, n_radial, cutoff, table
+            inputs,
+            centers,
+            neighbor_species,
+            gradient.shape[0],
+            n_species,
+            l_max,
+            basis,
+            n_radial,
+            cutoff,
+            table,
         )
         (result,) = torch.autograd.grad(values, inputs, gradient, create_graph=differentiable)
     return result if differentiable else result.detach()
@@ -171,7 +183,8 @@ def mix(features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
 
     A[i, lm, k] = sum_c features[i, c, lm] weights[species_i, l(lm), c, k]
 
-    features: [N, C, (l_max+1)^2]; weights: [S, l_max+1, C, K]; species: [N] int64.  Returns [N, (l_max+1)^2, K].
+    features: [N, C, (l_max+1)^2]; weights: [S, l_max+1, C, K]; species: [N] int64.
+    Returns [N, (l_max+1)^2, K].
     """
     degrees = torch.arange(weights.shape[1], device=weights.device)
     degree_of_component = torch.repeat_interleave(degrees, 2 * degrees + 1)  # [LM]
@@ -183,16 +196,19 @@ def mix(features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
     return result
 
 
-def symmetric_product(A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor) -> Tensor:
+def symmetric_product(
+    A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor
+) -> Tensor:
     """Polynomials of A, one per output and channel, given as a tree of monomials.
 
-    Node n = (factor, first_child, last_child) stands for the monomial of the factors on its path from the root;
-    its children are nodes first_child..last_child-1. Nodes roots[o]..roots[o+1]-1 are the first factors of output o:
-    out[i, o, k] = sum over the nodes n under output o of coefficients[species_i, n, k] prod A[i, factors of n, k].
-    The compiled operator walks the tree by Horner's rule; here each monomial is formed, one depth after the other.
+    Node n = (factor, first_child, last_child) stands for the monomial of the factors on its path from the
+    root; its children are nodes first_child..last_child-1. Nodes roots[o]..roots[o+1]-1 are the first factors
+    of output o:
+    out[i, o, k] = sum over nodes n under output o of coefficients[species_i, n, k] prod A[i, factors of n, k].
+    The compiled operator walks the tree by Horner's rule; here each monomial is formed, depth by depth.
 
-    A: [N, LM, K]; coefficients: [S, n_nodes, K]; species: [N] int64; tree: [n_nodes, 3] int32; roots: [n_out+1] int32.
-    Returns [N, n_out, K].
+    A: [N, LM, K]; coefficients: [S, n_nodes, K]; species: [N] int64; tree: [n_nodes, 3] int32;
+    roots: [n_out+1] int32.  Returns [N, n_out, K].
     """
     factor, first, last = tree.long().unbind(1)
     bounds = roots.long()
@@ -207,7 +223,9 @@ def symmetric_product(A: Tensor, coefficients: Tensor, species: Tensor, tree: Te
         result = result.index_add(1, owner, selected[:, nodes] * monomials)
         n_children = last[nodes] - first[nodes]
         parent = torch.repeat_interleave(torch.arange(nodes.numel(), device=nodes.device), n_children)
-        start = n_children.cumsum(0) - n_children  # position of the first child of each node among all children
+        start = (
+            n_children.cumsum(0) - n_children
+        )  # position of the first child of each node among all children
         position = torch.arange(parent.numel(), device=nodes.device) - start[parent]
         nodes, owner = first[nodes][parent] + position, owner[parent]
         monomials = monomials[:, parent] * A[:, factor[nodes]]
@@ -223,10 +241,10 @@ def zbl(
     inner: float,
     outer: float,
 ) -> Tensor:
-    """Screened nuclear repulsion per atom: half of the Ziegler-Biersack-Littmark energy of each directed edge.
+    """Screened nuclear repulsion per atom: half of the ZBL energy of each directed edge.
 
-    E_ij = (e^2/4 pi epsilon_0) Z_i Z_j / r phi(r/a), a = 0.46850 Å/(Z_i^0.23 + Z_j^0.23), times a switch that is 1
-    below `inner`, 0 above `outer` and 1 - 10 t^3 + 15 t^4 - 6 t^5 between (Ziegler, Biersack, Littmark,
+    E_ij = (e^2/4 pi epsilon_0) Z_i Z_j / r phi(r/a), a = 0.46850 Å/(Z_i^0.23 + Z_j^0.23), times a switch that
+    is 1 below `inner`, 0 above `outer` and 1 - 10 t^3 + 15 t^4 - 6 t^5 between (Ziegler, Biersack, Littmark,
     The Stopping and Range of Ions in Solids, Pergamon 1985).
 
     vectors: [E, 3] Å; centers: [E] int64; center_numbers, neighbor_numbers: [E] atomic numbers as floats;

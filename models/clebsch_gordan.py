@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@lru_cache(maxsize=None)
+@cache
 def real_clebsch_gordan(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
     """Coupling of two real irreducible tensors of degrees l1 and l2 to one of degree l3.
 
-    c_m3 = sum_{m1 m2} result[l1+m1, l2+m2, l3+m3] a_m1 b_m2 transforms like the real harmonics of degree l3 when
-    a and b transform like those of l1 and l2 (no Condon-Shortley phase). Rows are orthonormal:
-    sum_{m1 m2} result[..., m3] result[..., m3'] = delta. Outside the triangle |l1-l2| <= l3 <= l1+l2 it is zero.
+    c_m3 = sum_{m1 m2} result[l1+m1, l2+m2, l3+m3] a_m1 b_m2 transforms like the real harmonics of degree l3
+    when a and b transform like those of l1 and l2 (no Condon-Shortley phase). Rows are orthonormal:
+    sum_{m1 m2} result[..., m3] result[..., m3'] = delta. It is zero outside |l1-l2| <= l3 <= l1+l2.
 
     Returns a read-only array [2*l1+1, 2*l2+1, 2*l3+1].
     """
@@ -58,7 +58,7 @@ def _complex_clebsch_gordan(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
     return result
 
 
-@lru_cache(maxsize=None)
+@cache
 def _real_from_complex(degree: int) -> NDArray[np.complex128]:
     """Unitary matrix [real m, complex m] from complex harmonics (Condon-Shortley) to real ones (without)."""
     matrix = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=np.complex128)

@@ -1,25 +1,25 @@
 """Complete bases of the symmetric products of equivariant features, as trees of monomials.
 
-For A_lm with l <= l_max, in one channel, `symmetric_basis` gives all linearly independent polynomials of orders
-1..nu that transform like a tensor of degree l_out and a given parity: the generalised Clebsch-Gordan products of the
-atomic cluster expansion (Drautz, 10.1103/PhysRevB.99.014104; Dusson et al., 10.1016/j.jcp.2022.110946), without
-the redundant ones that a list of all coupling trees contains.
+For A_lm with l <= l_max, in one channel, `symmetric_basis` gives all linearly independent polynomials of
+orders 1..nu that transform like a tensor of degree l_out and a given parity: the generalised Clebsch-Gordan
+products of the atomic cluster expansion (Drautz, 10.1103/PhysRevB.99.014104; Dusson et al.,
+10.1016/j.jcp.2022.110946), without the redundant ones that a list of all coupling trees contains.
 
 Construction, for one multiset of degrees l1 <= .. <= l_nu:
-1. The factors of one degree l, k times, form the symmetric power Sym^k(V_l). Its tensors of degree L come from those of
-   Sym^(k-1)(V_l) coupled with V_l: as polynomials these products are symmetric by themselves, and they span all.
-   Gram-Schmidt in this fixed order removes the dependent ones.
-2. Different degrees are independent variables: coupling their symmetric powers one after the other, through every
+1. The factors of one degree l, k times, form the symmetric power Sym^k(V_l). Its tensors of degree L come
+   from those of Sym^(k-1)(V_l) coupled with V_l: as polynomials these products are symmetric by themselves,
+   and they span all. Gram-Schmidt in this fixed order removes the dependent ones.
+2. Different degrees are independent variables: coupling their symmetric powers one by one, through every
    intermediate degree, is complete and free of redundancy.
 The scalar product is the expectation over independent standard normal components of A. It is invariant under
-rotation, so one transformation serves all 2 L + 1 components of a tensor. Each path therefore has exactly unit root
-mean square over A ~ N(0, 1) in each component, and paths of one multiset are orthogonal.
+rotation, so one transformation serves all 2 L + 1 components of a tensor. Each path therefore has exactly
+unit root mean square over A ~ N(0, 1) in each component, and paths of one multiset are orthogonal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import combinations_with_replacement, groupby
 
 import numpy as np
@@ -39,9 +39,11 @@ PathLabel = tuple[int, tuple[int, ...], int]
 class ProductTable:
     """Symmetric products in the form of the operator `symmetric_product`.
 
-    tree: int32 [n_nodes, 3], (factor, first child, last child + 1) of each node; the nodes of a depth are contiguous
-    and sorted by output and monomial.  roots: int32 [2*l_out+2], the first nodes of each output.
-    basis: float64 [n_nodes, n_paths]: with weights [n_paths, K] the coefficients are basis @ weights, for all outputs.
+    tree: int32 [n_nodes, 3], (factor, first child, last child + 1) of each node; the nodes of a depth are
+    contiguous and sorted by output and monomial.
+    roots: int32 [2*l_out+2], the first nodes of each output.
+    basis: float64 [n_nodes, n_paths]: with weights [n_paths, K] the coefficients are basis @ weights, for all
+    outputs.
     paths: (order, (l1, .., l_order), index) of each path.  All arrays are read-only.
     """
 
@@ -55,7 +57,7 @@ class ProductTable:
 class _Tensors:
     """Irreducible tensors of one degree L whose components are homogeneous polynomials.
 
-    monomials: int64 [n_monomials, order], factors as component indices l*l + l + m, non-decreasing in each row.
+    monomials: int64 [n_monomials, order], factors as component indices l*l + l + m, each row sorted.
     coefficients: float64 [n_tensors, 2*L+1, n_monomials].
     """
 
@@ -63,12 +65,13 @@ class _Tensors:
     coefficients: NDArray[np.float64]
 
 
-@lru_cache(maxsize=None)
+@cache
 def symmetric_basis(l_max: int, nu: int, l_out: int = 0, parity: int = 1) -> ProductTable:
-    """All independent symmetric products of orders 1..nu of A_lm, l <= l_max, that are tensors of degree l_out.
+    """All independent symmetric products of orders 1..nu of A_lm, l <= l_max, of degree l_out and `parity`.
 
-    A_lm has parity (-1)^l; a product of degrees l1..l_nu has the inversion parity (-1)^(l1 + .. + l_nu), which must
-    equal `parity`; a true tensor of degree l_out has parity (-1)^l_out. Without any such product the table is empty.
+    A_lm has parity (-1)^l; a product of degrees l1..l_nu has the inversion parity (-1)^(l1 + .. + l_nu),
+    which must equal `parity`; a true tensor of degree l_out has parity (-1)^l_out. Without any such product
+    the table is empty.
 
     Raises ValueError for a negative degree, an order outside 1..4 or a parity that is not 1 or -1.
     """
@@ -123,7 +126,7 @@ def _tree_of_monomials(
     return ProductTable(tree, roots, basis, tuple(paths))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _coupled(powers: tuple[tuple[int, int], ...], degree: int) -> _Tensors:
     """All tensors of a degree in Sym^k1(V_l1) x Sym^k2(V_l2) x .., powers = ((l1, k1), (l2, k2), ..)."""
     if len(powers) == 1:
@@ -142,7 +145,7 @@ def _coupled(powers: tuple[tuple[int, int], ...], degree: int) -> _Tensors:
     return _joined(pieces, order, degree)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _symmetric_power(l: int, k: int, degree: int) -> _Tensors:
     """Orthonormal tensors of a degree in the k-th symmetric power of V_l."""
     if k == 1:
@@ -167,7 +170,9 @@ def _product(left: _Tensors, right: _Tensors, degree: int) -> _Tensors:
     partial = np.einsum("apx,pqr->aqrx", left.coefficients, coupling, optimize=True)
     coefficients = np.einsum("aqrx,bqy->abrxy", partial, right.coefficients, optimize=True)
     n_left, n_right = len(left.monomials), len(right.monomials)
-    rows = np.concatenate([np.repeat(left.monomials, n_right, 0), np.tile(right.monomials, (n_left, 1))], axis=1)
+    rows = np.concatenate(
+        [np.repeat(left.monomials, n_right, 0), np.tile(right.monomials, (n_left, 1))], axis=1
+    )
     return _collected(np.sort(rows, axis=1), coefficients.reshape(-1, 2 * degree + 1, n_left * n_right))
 
 

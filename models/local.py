@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,18 +23,18 @@ RADIAL_BASES = ("bessel", "chebyshev", "gaussian", "spline")
 class LocalModel(torch.nn.Module):
     """Energies per atom and their derivatives by the edge vectors, from the neighbours within the cutoff.
 
-    D = density(edges)                                           [N, C, LM], C = n_species * n_radial, no parameters
-    A[i, lm, k] = sum_c D[i, c, lm] mixing[z_i, l, c, k]         [N, LM, K]
-    B[i, k] = symmetric products of A[i, :, k], orders 1..nu     [N, K], a weight per center species, path and channel
-    h = B @ features                                             [N, F]
+    D = density(edges)                                          [N, C, LM], C = n_species * n_radial
+    A[i, lm, k] = sum_c D[i, c, lm] mixing[z_i, l, c, k]        [N, LM, K]
+    B[i, k] = symmetric products of A[i, :, k], orders 1..nu    [N, K], weights [n_species, n_paths, K]
+    h = B @ features                                            [N, F]
     E_i = e0[z_i] + shift[z_i] + scale (h . linear + MLP(h) - MLP(0)) + ZBL_i
 
-    The atomic cluster expansion (Drautz, 10.1103/PhysRevB.99.014104) with learned radial channels, as in the first
-    layer of MACE (Batatia et al., arXiv:2206.07697), and a nonlinear readout. An isolated atom has e0 + shift.
-    Trainable parameters are of order one; the fixed buffers density_scale [l_max+1, C] and path_scale [n_paths]
-    normalise the intermediate results on data, see `initialise_scales`. The model is created in float64;
-    `.to(torch.float32)` converts all but e0, shift and scale, which are Python floats and are added in float64.
-    `torch.jit.script(model)` gives a module that calls torch.ops.tesseral and needs no Python.
+    The atomic cluster expansion (Drautz, 10.1103/PhysRevB.99.014104) with learned radial channels, as in the
+    first layer of MACE (Batatia et al., arXiv:2206.07697), and a nonlinear readout. An isolated atom has e0 +
+    shift. Trainable parameters are of order one; the fixed buffers density_scale [l_max+1, C] and path_scale
+    [n_paths] normalise the intermediate results on data, see `initialise_scales`. The model is created in
+    float64; `.to(torch.float32)` converts all but e0, shift and scale, which are Python floats and are added
+    in float64. `torch.jit.script(model)` gives a module that calls torch.ops.tesseral and needs no Python.
 
     Args:
         species: chemical symbols; the integer species in all calls index this list.
@@ -50,6 +50,15 @@ class LocalModel(torch.nn.Module):
 
     Raises ValueError for an argument out of range or in contradiction to another, naming both.
     """
+
+    if TYPE_CHECKING:  # buffers; TorchScript does not take annotations in the class body
+        density_scale: Tensor
+        path_scale: Tensor
+        product_basis: Tensor
+        product_tree: Tensor
+        product_roots: Tensor
+        radial_table: Tensor
+        numbers: Tensor
 
     def __init__(
         self,
@@ -76,7 +85,12 @@ class LocalModel(torch.nn.Module):
         _check_radial_basis(radial_basis, n_radial, radial_table)
         self.prepare_operators()
         self.species, self.n_species = list(species), len(species)
-        self.cutoff, self.l_max, self.n_radial, self.radial_basis = float(cutoff), l_max, n_radial, radial_basis
+        self.cutoff, self.l_max, self.n_radial, self.radial_basis = (
+            float(cutoff),
+            l_max,
+            n_radial,
+            radial_basis,
+        )
         self.channels, self.nu, self.features, self.readout_widths = channels, nu, features, list(readout)
         self.e0 = [float(e0[symbol]) for symbol in species]
         self.shift = [float((shift or {}).get(symbol, 0.0)) for symbol in species]
@@ -100,7 +114,9 @@ class LocalModel(torch.nn.Module):
         constant("product_basis", table.basis)
         constant("product_tree", table.tree)
         constant("product_roots", table.roots)
-        constant("radial_table", np.zeros((0, n_radial, 4)) if radial_table is None else np.asarray(radial_table))
+        constant(
+            "radial_table", np.zeros((0, n_radial, 4)) if radial_table is None else np.asarray(radial_table)
+        )
         constant("numbers", np.array([atomic_numbers[symbol] for symbol in species], dtype=np.float64))
 
     def forward(
@@ -127,10 +143,10 @@ class LocalModel(torch.nn.Module):
     def training_energies_and_gradients(
         self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Energies without e0 and shift, and edge gradients, differentiable by the parameters (not by `vectors`).
+        """Energies without e0 and shift, and edge gradients, differentiable by the parameters.
 
-        Arguments as in `forward`.  Returns energies [N] eV and gradients [E, 3] eV/Å in the dtype of the model; under
-        torch.no_grad() their values only.
+        Arguments as in `forward`; `vectors` are constants. Returns energies [N] eV and gradients [E, 3] eV/Å in the dtype of the
+        model; under torch.no_grad() their values only.
         """
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -144,8 +160,9 @@ class LocalModel(torch.nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Energies [N] without e0 and shift, and edge gradients [E, 3]; needs the gradient mode.
 
-        The density has no parameters: with g_D = dE/dD the edge gradient is the density's vector-Jacobian product
-        of g_D, linear in g_D. So training differentiates g_D by the parameters, never the density twice.
+        The density has no parameters: with g_D = dE/dD the edge gradient is the density's vector-Jacobian
+        product of g_D, linear in g_D. So training differentiates g_D by the parameters, never the density
+        twice.
         """
         edges = vectors.detach().to(self.density_scale.dtype)
         neighbor_species = species[neighbors]
@@ -162,7 +179,7 @@ class LocalModel(torch.nn.Module):
     def scaled_energies(self, features: Tensor, species: Tensor) -> Tensor:
         """Energy of each atom in eV without e0, shift and ZBL, from its density.
 
-        features: [N, C, (l_max+1)^2] as given by `density`.  species: [N] int64.  Returns [N], differentiable.
+        features: [N, C, (l_max+1)^2] as given by `density`.  species: [N] int64.  Returns [N].
         """
         A = self.mix(features, self.mixing(), species)  # [N, LM, K]
         B = self.symmetric_product(A, self.product_coefficients(), species)[:, 0]  # [N, K]
@@ -171,7 +188,7 @@ class LocalModel(torch.nn.Module):
     def repulsion(
         self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Core repulsion per atom [N] and its edge gradients [E, 3]; it has no parameters, so both are detached."""
+        """Core repulsion per atom [N] and its edge gradients [E, 3]; without parameters, so both detached."""
         numbers = self.numbers[species]
         leaf = vectors.detach().requires_grad_(True)
         energies = self.zbl(leaf, centers, numbers[centers], numbers[neighbors], species.size(0))
@@ -251,8 +268,15 @@ class LocalModel(torch.nn.Module):
         """Load the compiled operators; called before anything else."""
         load_operators()
 
+    def _apply(self, function: Any, recurse: bool = True) -> LocalModel:
+        """Convert dtype or device; the coupling coefficients are taken anew, never rounded to float32 and back."""
+        super()._apply(function, recurse)
+        basis = torch.tensor(symmetric_basis(self.l_max, self.nu).basis)
+        self.product_basis = basis.to(self.density_scale)
+        return self
+
     def initialise_scales(self, densities: Sequence[Tensor], species: Sequence[Tensor]) -> None:
-        """Normalise on a sample of the training data; see `tesseral.models.normalisation.initialise_scales`."""
+        """Normalise on a sample of the training data, see `tesseral.models.normalisation`."""
         initialise_scales(self, densities, species)
 
     def architecture(self) -> dict[str, Any]:
@@ -266,13 +290,13 @@ class LocalModel(torch.nn.Module):
         """Arrays of the model file: float64, all scales folded in; product_tree and product_roots are int32.
 
         mixing [S, l_max+1, C, K], product [S, n_nodes, K], features [K, F], readout_linear [F],
-        readout_mlp_{i}_weight [in, out], readout_mlp_{i}_bias [out], e0 [S], shift [S], scale [1], and for the
-        basis "spline" radial_table.
+        readout_mlp_{i}_weight [in, out], readout_mlp_{i}_bias [out], e0 [S], shift [S], scale [1], and for
+        the basis "spline" radial_table.
         """
-        product = torch.matmul(self.product_basis.double() * self.path_scale.double(), self.product_weights.double())
+        basis = torch.tensor(symmetric_basis(self.l_max, self.nu).basis, device=self.path_scale.device)
         tensors = {
             "mixing": self.mixing_weights.double() * self.density_scale.double()[None, :, :, None],
-            "product": product,
+            "product": torch.matmul(basis * self.path_scale.double(), self.product_weights.double()),
             "product_tree": self.product_tree,
             "product_roots": self.product_roots,
             "features": self.features_weight.double() / math.sqrt(self.channels),
@@ -301,8 +325,8 @@ def _check_ranges(cutoff: float, zbl: tuple[float, float] | None, sizes: Sequenc
         raise ValueError(f"LocalModel: cutoff must be positive, got {cutoff:g} Å")
     if min(sizes) < 1:
         raise ValueError(
-            "LocalModel: l_max must be at least 0; n_radial, channels, features and readout widths at least 1; "
-            f"got {sizes[0] - 1}; {', '.join(map(str, sizes[1:]))}"
+            "LocalModel: l_max must be at least 0; n_radial, channels, features and readout widths at least "
+            f"1; got {sizes[0] - 1}; {', '.join(map(str, sizes[1:]))}"
         )
     if zbl is not None and not 0.0 < zbl[0] < zbl[1] <= cutoff:
         raise ValueError(
@@ -316,7 +340,9 @@ def _check_radial_basis(basis: str, n_radial: int, table: NDArray[np.float64] | 
         raise ValueError(f"LocalModel: unknown radial_basis {basis!r}; known: {', '.join(RADIAL_BASES)}")
     if (basis == "spline") != (table is not None):
         given = "no table" if table is None else "a table"
-        raise ValueError(f"LocalModel: radial_table belongs to radial_basis 'spline', got {basis!r} with {given}")
+        raise ValueError(
+            f"LocalModel: radial_table belongs to radial_basis 'spline', got {basis!r} with {given}"
+        )
     if table is not None and (np.ndim(table) != 3 or len(table) == 0 or np.shape(table)[1:] != (n_radial, 4)):
         raise ValueError(
             f"LocalModel: radial_table must be [n_intervals, {n_radial}, 4], got {list(np.shape(table))}"

@@ -1,4 +1,4 @@
-"""Fixed scales of the local model from the statistics of a data set, so that trained weights stay of order one."""
+"""Fixed scales of the local model from the statistics of a data set; trained weights stay of order one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Components rarer than these floors are not scaled up further: that would amplify noise and extrapolation.
 DENSITY_FLOOR = 0.02  # relative to the largest root mean square of the density
 CHANNEL_FLOOR = 0.1  # of a degree l, after the density is normalised
-PATH_FLOOR = 0.01  # of a product, after the channels are normalised
+PATH_FLOOR = 0.1  # of a product, after the channels are normalised
 CHUNK = 64  # atoms whose products are formed at a time
 
 
@@ -23,25 +23,32 @@ CHUNK = 64  # atoms whose products are formed at a time
 def initialise_scales(model: LocalModel, densities: Sequence[Tensor], species: Sequence[Tensor]) -> None:
     """Set density_scale and path_scale of a freshly created model from a sample of its training data.
 
-    With the random initial weights, every component A[i, lm, k] has unit root mean square over atoms, channels and m for each
-    l, every density component contributes equally to it, and every path of the product has the root mean square
-    1/sqrt(n_paths).
+    With the random initial weights, A[i, lm, k] has unit root mean square over atoms, channels and m for each l, every density component contributes equally to it, and every path of the
+    product has the root mean square 1/sqrt(n_paths).
 
     densities: [N, C, (l_max+1)^2] of some structures, as given by model.density.  species: [N] int64 of each.
     Raises ValueError without a single atom, or when no atom has a neighbour.
     """
-    sample = torch.cat([density.to(model.density_scale.dtype) for density in densities]) if densities else None
+    sample = (
+        torch.cat([density.to(model.density_scale.dtype) for density in densities]) if densities else None
+    )
     if sample is None or len(sample) == 0:
         raise ValueError("initialise_scales: needs the density of at least one atom, got none")
     centers = torch.cat(list(species))
-    degrees = [slice(l * l, (l + 1) ** 2) for l in range(model.l_max + 1)]
-    spread = torch.stack([sample[:, :, degree].square().mean(dim=(0, 2)).sqrt() for degree in degrees])  # [L+1, C]
+    degrees = [slice(degree**2, (degree + 1) ** 2) for degree in range(model.l_max + 1)]
+    spread = torch.stack(
+        [sample[:, :, degree].square().mean(dim=(0, 2)).sqrt() for degree in degrees]
+    )  # [L+1, C]
     if not spread.max() > 0.0:
-        raise ValueError(f"initialise_scales: no atom has a neighbour within the cutoff of {model.cutoff:g} Å")
+        raise ValueError(
+            f"initialise_scales: no atom has a neighbour within the cutoff of {model.cutoff:g} Å"
+        )
     floored = spread.clamp(min=DENSITY_FLOOR * float(spread.max()))
     model.density_scale.copy_(1.0 / (math.sqrt(spread.shape[1]) * floored))
     A = model.mix(sample, model.mixing(), centers)
-    channel_spread = torch.stack([A[:, degree].square().mean().sqrt() for degree in degrees]).clamp(min=CHANNEL_FLOOR)
+    channel_spread = torch.stack([A[:, degree].square().mean().sqrt() for degree in degrees]).clamp(
+        min=CHANNEL_FLOOR
+    )
     model.density_scale.div_(channel_spread[:, None])
     model.path_scale.copy_(_path_scales(model, sample, centers))
 

@@ -1,4 +1,4 @@
-"""The local model on the plain-PyTorch operators: the oracle of the tests and the baseline of the benchmarks."""
+"""The local model on the plain-PyTorch operators: oracle of the tests and baseline of the benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tesseral.models.local import LocalModel
 
 
 class ReferenceLocalModel(LocalModel):
-    """`LocalModel` without the compiled kernel: same arguments, state and results; slow and not for TorchScript."""
+    """`LocalModel` without the compiled kernel: same arguments, state and results; slow, not scriptable."""
 
     def prepare_operators(self) -> None:
         """Nothing to load."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
         model: path such as ``water.pt``, or name such as ``silicon``.
 
     Raises:
-        FileNotFoundError: neither a file nor the name of a shipped model; lists the names and the nearest one.
+        FileNotFoundError: neither a file nor the name of a shipped model; lists the names and the nearest
+            one.
     """
     path = Path(model)
     if path.is_file():
@@ -60,7 +62,13 @@ def resolve_model(model: str | os.PathLike[str]) -> Path:
     text, names = os.fspath(model), shipped_names()
     if text in names:
         return SHIPPED_FOLDER / f"{text}.pt"
-    close = difflib.get_close_matches(text, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
     kind = "is a folder, not a model file" if path.is_dir() else "no such model file"
-    raise FileNotFoundError(f"{text}: {kind}, and the shipped models are: {', '.join(names) or 'none'}{hint}")
+    raise FileNotFoundError(
+        f"{text}: {kind}, and the shipped models are: {', '.join(names) or 'none'}{nearest(text, names)}"
+    )
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """``; did you mean ...?`` for a misspelt word, or nothing if no known word is close."""
+    matches = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

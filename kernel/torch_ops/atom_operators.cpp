@@ -234,14 +234,14 @@ void check_tree(const Tensor& tree, const Tensor& roots, int64_t n_nodes, int64_
   for (int64_t n = 0; n < n_nodes; ++n) {
     const TreeNode& node = nodes[n];
     const bool leaf = node.first_child == node.last_child;
-    check(node.factor >= 0 && node.factor < n_harmonics &&
-              (leaf || (node.first_child > n && node.first_child < node.last_child && node.last_child <= n_nodes)),
-          "tree[" + std::to_string(n) + "] leads outside the tree or the harmonics");
+    const bool valid = node.factor >= 0 && node.factor < n_harmonics &&
+                       (leaf || (node.first_child > n && node.first_child < node.last_child && node.last_child <= n_nodes));
+    if (!valid) fail("tree[" + std::to_string(n) + "] leads outside the tree or the harmonics");
   }
   const int32_t* bounds = roots.const_data_ptr<int32_t>();
   for (int64_t o = 0; o + 1 < roots.size(0); ++o) {
-    check(bounds[o] >= 0 && bounds[o] <= bounds[o + 1] && bounds[o + 1] <= n_nodes,
-          "roots[" + std::to_string(o) + "] leads outside the tree");
+    if (bounds[o] >= 0 && bounds[o] <= bounds[o + 1] && bounds[o + 1] <= n_nodes) continue;
+    fail("roots[" + std::to_string(o) + "] leads outside the tree");
   }
 }
 

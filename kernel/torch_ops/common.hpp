@@ -5,6 +5,7 @@
 #include <torch/library.h>
 #include <torch/torch.h>
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,10 @@ using torch::autograd::variable_list;
 constexpr int64_t grain = 32;
 
 inline void check(bool condition, const std::string& message) { TORCH_CHECK_VALUE(condition, "tesseral: ", message); }
+[[noreturn]] inline void fail(const std::string& message) {
+  check(false, message);
+  std::abort();  // not reached
+}
 
 inline Tensor contiguous(const Tensor& tensor) { return tensor.detach().contiguous(); }
 
@@ -36,7 +41,7 @@ inline void check_shape(const Tensor& tensor, const char* name, std::vector<int6
   if (matches) return;
   std::string expected = "[";
   for (auto n : shape) expected += (expected.size() > 1 ? ", " : "") + (n < 0 ? std::string("*") : std::to_string(n));
-  check(false, std::string(name) + ": expected shape " + expected + "], got " + c10::str(tensor.sizes()));
+  fail(std::string(name) + ": expected shape " + expected + "], got " + c10::str(tensor.sizes()));
 }
 
 inline void check_same_dtype(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
@@ -52,8 +57,9 @@ inline Tensor checked_indices(const Tensor& indices, const char* name, int64_t s
   Tensor out = indices.contiguous();
   const int64_t* data = out.const_data_ptr<int64_t>();
   for (int64_t n = 0; n < size; ++n) {
-    check(data[n] >= 0 && data[n] < bound, std::string(name) + "[" + std::to_string(n) + "] = " + std::to_string(data[n]) +
-                                               " is outside 0.." + std::to_string(bound - 1));
+    if (data[n] >= 0 && data[n] < bound) continue;
+    fail(std::string(name) + "[" + std::to_string(n) + "] = " + std::to_string(data[n]) + " is outside 0.." +
+         std::to_string(bound - 1));
   }
   return out;
 }
@@ -69,9 +75,10 @@ inline std::vector<int64_t> edge_offsets(const Tensor& centers, int64_t n_atoms)
   const int64_t* data = centers.const_data_ptr<int64_t>();
   std::vector<int64_t> first(static_cast<std::size_t>(n_atoms) + 1, 0);
   for (int64_t e = 0; e < n_edges; ++e) {
-    check(e == 0 || data[e - 1] <= data[e], "centers must be sorted: centers[" + std::to_string(e) + "] = " +
-                                                std::to_string(data[e]) + " comes after " +
-                                                std::to_string(e ? data[e - 1] : 0));
+    if (e > 0 && data[e - 1] > data[e]) {
+      fail("centers must be sorted: centers[" + std::to_string(e) + "] = " + std::to_string(data[e]) + " comes after " +
+           std::to_string(data[e - 1]));
+    }
     ++first[static_cast<std::size_t>(data[e]) + 1];
   }
   for (std::size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
