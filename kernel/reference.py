@@ -104,7 +104,8 @@ def _cubic_spline(x: Tensor, n_radial: int, table: Tensor) -> Tensor:
     """Cubic pieces c0 + c1 t + c2 t^2 + c3 t^3 on equal intervals of 0 <= x < 1, zero beyond."""
     if table.dim() != 3 or table.shape[0] == 0 or table.shape[1:] != (n_radial, 4):
         raise ValueError(
-            f"radial_basis: basis 'spline' needs a table [n_intervals, {n_radial}, 4], got {list(table.shape)}"
+            f"radial_basis: basis 'spline' needs a table [n_intervals, {n_radial}, 4], "
+            f"got {list(table.shape)}"
         )
     scaled = x * table.shape[0]
     interval = scaled.detach().floor().clamp(0, table.shape[0] - 1)
@@ -204,7 +205,7 @@ def symmetric_product(
     Node n = (factor, first_child, last_child) stands for the monomial of the factors on its path from the
     root; its children are nodes first_child..last_child-1. Nodes roots[o]..roots[o+1]-1 are the first factors
     of output o:
-    out[i, o, k] = sum over nodes n under output o of coefficients[species_i, n, k] prod A[i, factors of n, k].
+    out[i, o, k] = sum over nodes n of output o of coefficients[species_i, n, k] prod A[i, factors of n, k].
     The compiled operator walks the tree by Horner's rule; here each monomial is formed, depth by depth.
 
     A: [N, LM, K]; coefficients: [S, n_nodes, K]; species: [N] int64; tree: [n_nodes, 3] int32;

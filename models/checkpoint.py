@@ -95,13 +95,19 @@ def read_header(path: Path) -> tuple[Progress, dict[str, Any]]:
     return Progress(**json.loads(header["progress"])), json.loads(header["identity"])
 
 
-def load_checkpoint(path: Path, state: TrainingState) -> None:
+def load_checkpoint(path: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     """Restore a state in place; the random number generator of torch is restored too.
 
     Raises:
-        CheckpointError: the file is damaged, or its tensors do not fit the model.
+        CheckpointError: the file is damaged, belongs to a run with another identity, or does not fit the model.
     """
-    progress, _ = read_header(path)
+    progress, saved_identity = read_header(path)
+    changed = differences(saved_identity, json.loads(json.dumps(identity)))
+    if changed:
+        raise CheckpointError(
+            f"{path}: belongs to another run: {'; '.join(changed)}. Go back to the configuration and data of that "
+            f"run, or use another output folder"
+        )
     try:
         saved = safetensors.torch.load_file(path)
     except Exception as error:
@@ -114,6 +120,15 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
     copy_into(expected, saved)
     torch.set_rng_state(saved["random_state"])
     state.progress = progress
+
+
+def differences(saved: Any, current: Any, key: str = "") -> list[str]:
+    """Lines ``key: saved value -> current value`` for two JSON values."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        names = [*saved, *(name for name in current if name not in saved)]
+        pairs = ((f"{key}.{name}".lstrip("."), saved.get(name), current.get(name)) for name in names)
+        return [line for name, one, other in pairs for line in differences(one, other, name)]
+    return [] if saved == current else [f"{key}: {saved!r} -> {current!r}"]
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:

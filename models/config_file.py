@@ -81,21 +81,6 @@ def parse_config(content: dict[str, Any], source: str = "configuration") -> Conf
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
 
 
-def config_differences(one: Config, other: Config) -> list[str]:
-    """Keys whose values differ, as lines ``key: value of one -> value of other``."""
-
-    def flatten(value: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {prefix: value}
-        return {k: v for name in value for k, v in flatten(value[name], f"{prefix}.{name}".strip(".")).items()}
-
-    first, second = flatten(one.model_dump(), ""), flatten(other.model_dump(), "")
-    keys = list(dict.fromkeys([*first, *second]))
-    return [
-        f"{key}: {first.get(key)!r} -> {second.get(key)!r}" for key in keys if first.get(key) != second.get(key)
-    ]
-
-
 def dump_config(config: Config) -> str:
     """The configuration as YAML text that :func:`load_config` reads back."""
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)

@@ -29,7 +29,7 @@ from .clebsch_gordan import real_clebsch_gordan
 
 MAXIMUM_ORDER = 4
 NEGLIGIBLE = 1e-12  # coefficients below are rounding noise
-INDEPENDENT = 1e-9  # squared relative length that must remain after projection; noise leaves about 1e-30
+INDEPENDENT = 1e-9  # squared length that must remain after projection; noise leaves about 1e-30
 COMPONENT_RADIX = 4096  # more than the number of components, its fourth power fits int64
 
 PathLabel = tuple[int, tuple[int, ...], int]
@@ -146,27 +146,27 @@ def _coupled(powers: tuple[tuple[int, int], ...], degree: int) -> _Tensors:
 
 
 @cache
-def _symmetric_power(l: int, k: int, degree: int) -> _Tensors:
-    """Orthonormal tensors of a degree in the k-th symmetric power of V_l."""
-    if k == 1:
-        if degree != l:
+def _symmetric_power(base: int, power: int, degree: int) -> _Tensors:
+    """Orthonormal tensors of a degree in the symmetric power Sym^power(V_base)."""
+    if power == 1:
+        if degree != base:
             return _joined([], 1, degree)
-        components = l * l + np.arange(2 * l + 1)
-        return _Tensors(components[:, None], np.eye(2 * l + 1)[None])
-    single = _symmetric_power(l, 1, l)
+        components = base * base + np.arange(2 * base + 1)
+        return _Tensors(components[:, None], np.eye(2 * base + 1)[None])
+    single = _symmetric_power(base, 1, base)
     pieces = []
-    for lower in range(abs(degree - l), min(degree + l, l * (k - 1)) + 1):
-        left = _symmetric_power(l, k - 1, lower)
+    for lower in range(abs(degree - base), min(degree + base, base * (power - 1)) + 1):
+        left = _symmetric_power(base, power - 1, lower)
         if len(left.coefficients) > 0:
             pieces.append(_product(left, single, degree))
-    return _orthonormal(_joined(pieces, k, degree), l)
+    return _orthonormal(_joined(pieces, power, degree), base)
 
 
 def _product(left: _Tensors, right: _Tensors, degree: int) -> _Tensors:
     """Every tensor on the left coupled with every one on the right to one degree."""
     l1, l2 = left.coefficients.shape[1] // 2, right.coefficients.shape[1] // 2
     coupling = real_clebsch_gordan(l1, l2, degree)
-    # [left tensor a, component p, monomial x] [right tensor b, component q, monomial y] -> [a, b, component r, x, y]
+    # left [tensor a, component p, monomial x], right [b, q, y] -> [a, b, component r, x, y]
     partial = np.einsum("apx,pqr->aqrx", left.coefficients, coupling, optimize=True)
     coefficients = np.einsum("aqrx,bqy->abrxy", partial, right.coefficients, optimize=True)
     n_left, n_right = len(left.monomials), len(right.monomials)
@@ -196,32 +196,32 @@ def _collected(rows: NDArray[np.int64], coefficients: NDArray[np.float64]) -> _T
     keys = rows @ COMPONENT_RADIX ** np.arange(rows.shape[1])[::-1]
     _, chosen, inverse = np.unique(keys, return_index=True, return_inverse=True)
     totals = np.zeros((*coefficients.shape[:2], len(chosen)))
-    np.add.at(totals, (slice(None), slice(None), inverse), coefficients)
+    np.add.at(totals.transpose(2, 0, 1), inverse, coefficients.transpose(2, 0, 1))
     present = np.abs(totals).max(axis=(0, 1)) > NEGLIGIBLE
     return _Tensors(rows[chosen[present]], totals[:, :, present])
 
 
-def _orthonormal(tensors: _Tensors, l: int) -> _Tensors:
-    """Gram-Schmidt on tensors over A_lm of one l; dependent ones are dropped.
+def _orthonormal(tensors: _Tensors, base: int) -> _Tensors:
+    """Gram-Schmidt on tensors over the components of A of degree `base`; dependent ones are dropped.
 
     By Schur's lemma <p_m, q_m> is the same for every component m: the middle one decides for all.
     """
     middle = tensors.coefficients.shape[1] // 2
     used = np.abs(tensors.coefficients[:, middle]).max(axis=0, initial=0.0) > NEGLIGIBLE
-    metric = _gaussian_moments(tensors.monomials[used] - l * l, 2 * l + 1)
+    metric = _gaussian_moments(tensors.monomials[used] - base * base, 2 * base + 1)
     kept: list[NDArray[np.float64]] = []
     for tensor in tensors.coefficients:
-        length = tensor[middle, used] @ metric @ tensor[middle, used]
         remainder = tensor
         for _ in range(2):  # twice is enough: Giraud, Langou, Rozloznik, 10.1016/j.camwa.2005.08.009
             for other in kept:
                 overlap = other[middle, used] @ metric @ remainder[middle, used]
                 remainder = remainder - overlap * other
         rest = remainder[middle, used] @ metric @ remainder[middle, used]
-        if rest > INDEPENDENT * length:
+        if rest > INDEPENDENT:
             kept.append(remainder / np.sqrt(rest))
-    coefficients = np.stack(kept) if kept else tensors.coefficients[:0]
-    return _collected(tensors.monomials, coefficients) if kept else _Tensors(tensors.monomials, coefficients)
+    if not kept:
+        return _Tensors(tensors.monomials, tensors.coefficients[:0])
+    return _collected(tensors.monomials, np.stack(kept))
 
 
 def _gaussian_moments(monomials: NDArray[np.int64], n_components: int) -> NDArray[np.float64]:

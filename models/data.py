@@ -10,8 +10,8 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from torch import Tensor
-from vesin import NeighborList
 
+from tesseral.calculator.neighbors import cartesian_shifts, neighbor_list
 from tesseral.models.frames import DataError, Frame
 
 #: Two atoms closer than this (Å) are taken for one atom given twice.
@@ -60,18 +60,18 @@ def find_edges(atoms: Atoms, cutoff: float, source: str) -> tuple[np.ndarray, np
     Raises:
         DataError: two atoms coincide.
     """
-    neighbor_list = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
-    centers, neighbors, vectors = neighbor_list.compute(
-        points=atoms.positions, box=atoms.cell.array, periodic=atoms.pbc.tolist(), quantities="ijD"
-    )
+    cell, periodic = atoms.cell.array, atoms.pbc
+    edges = neighbor_list(atoms.positions, cell, periodic, cutoff)
+    centers, neighbors = edges.centers, edges.neighbors.astype(np.int64)
+    vectors = atoms.positions[neighbors] - atoms.positions[centers] + cartesian_shifts(edges, cell, periodic)
     squared = np.einsum("ij,ij->i", vectors, vectors)
     if (squared < COINCIDENT**2).any():
         edge = int(np.argmin(squared))
         raise DataError(
-            f"{source}: atoms {int(centers[edge])} and {int(neighbors[edge])} (or their periodic images) coincide: "
+            f"{source}: atoms {centers[edge]} and {neighbors[edge]} (or their periodic images) coincide: "
             f"distance {np.sqrt(squared[edge]):.1e} Å"
         )
-    return centers.astype(np.int64), neighbors.astype(np.int64), vectors
+    return centers, neighbors, vectors
 
 
 def species_indices(atoms: Atoms, elements: Sequence[str], source: str) -> np.ndarray:

@@ -19,6 +19,9 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from tesseral.calculator.errors import StructureError
+from tesseral.calculator.neighbors import checked_geometry
+
 LABELS = ("energy", "forces", "stress")
 DECOMPRESSORS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 #: Order of the six components in ASE's Voigt notation.
@@ -227,28 +230,16 @@ def check_geometry(atoms: Atoms, source: str) -> None:
 
     Raises:
         DataError: no atoms, a placeholder species, a position or cell that is not finite, or a periodic
-            direction without a cell vector.
+            direction without a usable cell vector.
     """
     if len(atoms) == 0:
         raise DataError(f"{source}: has no atoms")
     if (atoms.numbers == 0).any():
         raise DataError(f"{source}: atom {int(np.argmax(atoms.numbers == 0))} has no element (X)")
-    _check_rows_finite(atoms.positions, "position", source)
-    if not np.isfinite(atoms.cell.array).all():
-        raise DataError(f"{source}: the cell is not finite: {atoms.cell.array.tolist()}")
-    periodic = atoms.cell.array[atoms.pbc]
-    if len(periodic) and np.linalg.matrix_rank(periodic) < len(periodic):
-        raise DataError(
-            f"{source}: periodic along {''.join(np.array(list('abc'))[atoms.pbc])}, but those cell vectors are "
-            f"zero or linearly dependent: {periodic.tolist()}"
-        )
-
-
-def _check_rows_finite(values: np.ndarray, name: str, source: str) -> None:
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        atom = int(np.argmax(bad))
-        raise DataError(f"{source}, atom {atom}: the {name} is not finite: {values[atom].tolist()}")
+    try:
+        checked_geometry(atoms.positions, atoms.cell.array, atoms.pbc)
+    except StructureError as error:
+        raise DataError(f"{source}: {error}") from error
 
 
 def _numbers(value: Any, label: str, source: str) -> np.ndarray:
@@ -271,7 +262,10 @@ def _forces(value: Any, n_atoms: int, source: str) -> np.ndarray:
     forces = _numbers(value, "forces", source)
     if forces.shape != (n_atoms, 3):
         raise DataError(f"{source}: the forces label has shape {forces.shape}, expected ({n_atoms}, 3)")
-    _check_rows_finite(forces, "force label", source)
+    bad = ~np.isfinite(forces).all(axis=1)
+    if bad.any():
+        atom = int(np.argmax(bad))
+        raise DataError(f"{source}, atom {atom}: the force label is not finite: {forces[atom].tolist()}")
     return forces
 
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tesseral.kernel import load_operators
+from tesseral.kernel.reference import RADIAL_BASES
 from tesseral.models.coupling import symmetric_basis
 from tesseral.models.normalisation import initialise_scales
 from tesseral.models.readout import Readout, normal_parameter
-
-RADIAL_BASES = ("bessel", "chebyshev", "gaussian", "spline")
 
 
 class LocalModel(torch.nn.Module):
@@ -145,8 +144,8 @@ class LocalModel(torch.nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Energies without e0 and shift, and edge gradients, differentiable by the parameters.
 
-        Arguments as in `forward`; `vectors` are constants. Returns energies [N] eV and gradients [E, 3] eV/Å in the dtype of the
-        model; under torch.no_grad() their values only.
+        Arguments as in `forward`; `vectors` are constants. Returns energies [N] eV and gradients [E, 3] eV/Å
+        in the dtype of the model; under torch.no_grad() their values only.
         """
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -213,7 +212,7 @@ class LocalModel(torch.nn.Module):
     # The operators with the sizes of this model. ReferenceLocalModel replaces these and nothing else.
 
     def density(self, vectors: Tensor, centers: Tensor, neighbor_species: Tensor, n_atoms: int) -> Tensor:
-        """Neighbour density [n_atoms, C, (l_max+1)^2] of the edge vectors [E, 3] Å in the dtype of the model."""
+        """Neighbour density [n_atoms, C, (l_max+1)^2] of edge vectors [E, 3] Å in the model's dtype."""
         return torch.ops.tesseral.density(
             vectors,
             centers,
@@ -269,7 +268,7 @@ class LocalModel(torch.nn.Module):
         load_operators()
 
     def _apply(self, function: Any, recurse: bool = True) -> LocalModel:
-        """Convert dtype or device; the coupling coefficients are taken anew, never rounded to float32 and back."""
+        """Convert dtype or device; coupling coefficients are taken anew, never rounded on the way."""
         super()._apply(function, recurse)
         basis = torch.tensor(symmetric_basis(self.l_max, self.nu).basis)
         self.product_basis = basis.to(self.density_scale)

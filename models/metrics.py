@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from tesseral.models.frames import Frame, matrix_to_voigt, voigt_to_matrix
 
@@ -130,3 +132,14 @@ def table_rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def print_error_table(console: Console, title: str, table: dict[str, Any]) -> None:
+    """Print errors over all frames, per config_type and per element, as MAE and RMSE."""
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("", no_wrap=True)
+    for heading in ("frames", "E MAE\nmeV/atom", "E RMSE", "F MAE\nmeV/Å", "F RMSE", "stress MAE\nmeV/Å^3", "RMSE"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for row in table_rows(table):
+        grid.add_row(*row)
+    console.print(grid)

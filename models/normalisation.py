@@ -23,8 +23,9 @@ CHUNK = 64  # atoms whose products are formed at a time
 def initialise_scales(model: LocalModel, densities: Sequence[Tensor], species: Sequence[Tensor]) -> None:
     """Set density_scale and path_scale of a freshly created model from a sample of its training data.
 
-    With the random initial weights, A[i, lm, k] has unit root mean square over atoms, channels and m for each l, every density component contributes equally to it, and every path of the
-    product has the root mean square 1/sqrt(n_paths).
+    With the random initial weights, A[i, lm, k] has unit root mean square over atoms, channels and m for each
+    l, every density component contributes equally to it, and every path of the product has the root mean
+    square 1/sqrt(n_paths).
 
     densities: [N, C, (l_max+1)^2] of some structures, as given by model.density.  species: [N] int64 of each.
     Raises ValueError without a single atom, or when no atom has a neighbour.

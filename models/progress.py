@@ -8,10 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from tesseral.models.checkpoint import Progress
-from tesseral.models.metrics import table_rows
+from tesseral.models.loss import ErrorSums
 
 #: seconds between lines when the output is not a terminal
 LINE_INTERVAL = 15.0
@@ -55,10 +54,10 @@ class ConsoleMonitor:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def step(self, progress: Progress, n_batches: int, errors: dict[str, float]) -> None:
+    def step(self, progress: Progress, n_batches: int, errors: ErrorSums) -> None:
         """Update the bar after a step."""
         if self.console.is_terminal:
-            text = f"train {error_text(errors)}{self.validation}"
+            text = f"train {error_text(errors.summary())}{self.validation}"
             self.bar.update(self.task, completed=progress.epoch + progress.batch / n_batches, errors=text)
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -71,14 +70,3 @@ class ConsoleMonitor:
             self.last_line = time.monotonic()
             text = f"train {error_text(record['training'])}{self.validation}"
             self.console.print(f"epoch {record['epoch']}/{self.epochs} ({record['seconds']:.0f} s) {text}", soft_wrap=True)
-
-
-def print_error_table(console: Console, title: str, table: dict[str, Any]) -> None:
-    """Print errors over all frames, per config_type and per element, as MAE and RMSE."""
-    grid = Table(title=title, title_justify="left")
-    grid.add_column("", no_wrap=True)
-    for heading in ("frames", "E MAE\nmeV/atom", "E RMSE", "F MAE\nmeV/Å", "F RMSE", "stress MAE\nmeV/Å^3", "RMSE"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    for row in table_rows(table):
-        grid.add_row(*row)
-    console.print(grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class Readout(torch.nn.Module):
             self.layers.append(ReadoutLayer(sizes[index], sizes[index + 1], gain, not is_last, generator))
         with torch.no_grad():
             self.linear.mul_(SMALL)
-            for layer in list(self.layers)[-1:]:
+            for layer in self.typed_layers()[-1:]:
                 layer.weight.mul_(SMALL)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -78,11 +79,15 @@ class Readout(torch.nn.Module):
             h = layer(h)
         return h[:, 0]
 
+    def typed_layers(self) -> list[ReadoutLayer]:
+        """The layers of the MLP, first to last."""
+        return cast("list[ReadoutLayer]", list(self.layers))
+
     @torch.no_grad()
     def native_parameters(self) -> dict[str, NDArray[np.float64]]:
         """Weights in the layout of the model file, factors and the value at zero folded in; float64."""
         result = {"readout_linear": self.linear.double() / math.sqrt(self.features)}
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.typed_layers()):
             result[f"readout_mlp_{index}_weight"] = layer.weight.double() * layer.factor
             result[f"readout_mlp_{index}_bias"] = layer.bias.double()
         arrays = {name: tensor.cpu().numpy().copy() for name, tensor in result.items()}

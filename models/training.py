@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from tesseral.models.checkpoint import (
-    CheckpointError,
     Progress,
     TrainingState,
     load_checkpoint,
-    read_header,
     save_checkpoint,
 )
 from tesseral.models.config import TrainingConfig
@@ -46,8 +44,8 @@ class TrainingInterrupted(Exception):
 class Monitor(Protocol):
     """What is told about a running training."""
 
-    def step(self, progress: Progress, n_batches: int, errors: dict[str, float]) -> None:
-        """After every step; ``errors`` of the epoch so far, see :meth:`ErrorSums.summary`."""
+    def step(self, progress: Progress, n_batches: int, errors: ErrorSums) -> None:
+        """After every step, with the errors of the epoch so far."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After every epoch; ``record`` is the entry of the history."""
@@ -90,16 +88,9 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, or belongs to another configuration, other data or another model.
         """
-        _, identity = read_header(self.checkpoint)
-        if identity != self.identity:
-            keys = sorted(k for k in {*identity, *self.identity} if identity.get(k) != self.identity.get(k))
-            raise CheckpointError(
-                f"{self.checkpoint}: belongs to another run; different: {', '.join(keys)}. Use the configuration and "
-                f"data of that run, or another output folder"
-            )
-        load_checkpoint(self.checkpoint, self.state)
+        load_checkpoint(self.checkpoint, self.state, self.identity)
 
-    def fit(self, monitor: Monitor) -> dict[str, Tensor]:
+    def fit(self, monitors: Sequence[Monitor]) -> dict[str, Tensor]:
         """Train until the last epoch or the early stop.
 
         Returns:
@@ -114,11 +105,11 @@ class Trainer:
         self._last_checkpoint = time.monotonic()
         with self._signals_caught():
             while not progress.finished:
-                self._run_epoch(monitor, started)
+                self._run_epoch(monitors, started)
         copy_into(self.state.average.parameters, self.state.best)
         return self.state.best
 
-    def _run_epoch(self, monitor: Monitor, started: float) -> None:
+    def _run_epoch(self, monitors: Sequence[Monitor], started: float) -> None:
         progress = self.state.progress
         order = batch_order(len(self.training), self.settings.batch_size, self.settings.seed, progress.epoch)
         sums = ErrorSums(progress.epoch_sums)
@@ -127,11 +118,13 @@ class Trainer:
             self._step(collate([self.training[i] for i in indices]), sums)
             progress.batch += 1
             progress.seconds = time.monotonic() - started
-            monitor.step(progress, len(order), sums.summary())
+            for monitor in monitors:
+                monitor.step(progress, len(order), sums)
             self._save_if_due()
         self._finish_epoch(sums)
         progress.seconds = time.monotonic() - started
-        monitor.epoch(progress.history[-1])
+        for monitor in monitors:
+            monitor.epoch(progress.history[-1])
         if progress.finished:
             save_checkpoint(self.checkpoint, self.state, self.identity)
 

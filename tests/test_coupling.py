@@ -30,7 +30,7 @@ def harmonics(points: np.ndarray, l_max: int) -> np.ndarray:
 
 
 def wigner_matrix(matrix: np.ndarray, l_max: int) -> np.ndarray:
-    """Block-diagonal W with Y(R r) = W Y(r), from least squares on points; works for improper rotations too."""
+    """Block-diagonal W with Y(R r) = W Y(r), from least squares on points; R may be improper."""
     points = np.random.default_rng(5).normal(size=(4 * (l_max + 1) ** 2, 3))
     solution = np.linalg.lstsq(harmonics(points, l_max), harmonics(points @ matrix.T, l_max), rcond=None)[0]
     return solution.T
@@ -47,8 +47,8 @@ def evaluate(table: ProductTable, A: np.ndarray) -> np.ndarray:
 def count_by_characters(l_max: int, order: int, l_out: int, parity: int) -> int:
     """Multiplicity of (l_out, parity) in Sym^order of the sum of all V_l, l <= l_max, under O(3).
 
-    Integral of characters over rotation angles (exact on equally spaced ones), averaged over inversion; the symmetric
-    power from power sums by Newton's identity h_n = sum_i p_i h_(n-i) / n.
+    Integral of characters over rotation angles (exact on equally spaced ones), averaged over inversion; the
+    symmetric power from power sums by Newton's identity h_n = sum_i p_i h_(n-i) / n.
     """
     n_angles = 4 * (order * l_max + l_out + 2)
     angles = 2.0 * np.pi * (np.arange(n_angles) + 0.5) / n_angles
@@ -82,7 +82,7 @@ def test_clebsch_gordan_is_proportional_to_gaunt_integrals(l1: int, l2: int, l3:
     values = harmonics(
         np.stack([np.sqrt(1 - z**2) * np.cos(phi), np.sqrt(1 - z**2) * np.sin(phi), z], axis=1), 6
     )
-    Y1, Y2, Y3 = (values[:, l * l : (l + 1) ** 2] for l in (l1, l2, l3))
+    Y1, Y2, Y3 = (values[:, degree**2 : (degree + 1) ** 2] for degree in (l1, l2, l3))
     integrals = np.einsum("p,pa,pb,pc->abc", np.repeat(weights, 24) * 2.0 * np.pi / 24, Y1, Y2, Y3)
     coupling = real_clebsch_gordan(l1, l2, l3)
     ratio = (coupling * integrals).sum() / (integrals**2).sum()
@@ -159,10 +159,12 @@ def test_order_two_is_the_power_spectrum() -> None:
     values = evaluate(table, A)[:, 0]
     for path, (order, degrees, _) in enumerate(table.paths):
         if order == 2:
-            l = degrees[0]
-            norm = math.sqrt((2 * l + 1) * (2 * l + 3))  # E[(x^2)^2] of 2l+1 standard normal components
+            degree = degrees[0]
+            norm = math.sqrt(
+                (2 * degree + 1) * (2 * degree + 3)
+            )  # E[(x^2)^2] of 2l+1 standard normal components
             np.testing.assert_allclose(
-                np.abs(values[:, path]), (A[:, l * l : (l + 1) ** 2] ** 2).sum(1) / norm
+                np.abs(values[:, path]), (A[:, degree**2 : (degree + 1) ** 2] ** 2).sum(1) / norm
             )
 
 

@@ -1,4 +1,4 @@
-"""The local model: physics it must obey, its training graph, its scripted form and its exported parameters."""
+"""The local model: physics it must obey, training graph, scripted form and exported parameters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def spline_table(n_intervals: int, n_radial: int) -> np.ndarray:
-    """Radial functions proportional to (1-x)^3, which cubic pieces represent exactly; the amplitudes are random."""
+    """Radial functions proportional to (1-x)^3, exact in cubic pieces; the amplitudes are random."""
     x = np.linspace(0.0, 1.0, n_intervals, endpoint=False)[:, None]
     values = np.random.default_rng(0).normal(size=(1, n_radial)) * (1.0 - x) ** 3
     slope, curvature = -3.0 * values / (1.0 - x), 6.0 * values / (1.0 - x) ** 2
@@ -260,7 +260,9 @@ def energies_in_numpy(parameters: dict[str, np.ndarray], D: np.ndarray, species:
     degrees = [int(np.sqrt(component)) for component in range(D.shape[2])]
     energies = parameters["e0"][species] + parameters["shift"][species]
     for atom, kind in enumerate(species):
-        A = np.stack([D[atom, :, lm] @ parameters["mixing"][kind, l] for lm, l in enumerate(degrees)])
+        A = np.stack(
+            [D[atom, :, lm] @ parameters["mixing"][kind, degree] for lm, degree in enumerate(degrees)]
+        )
         value = parameters["product"][kind].copy()  # [n_nodes, K], Horner from the leaves up
         for node in range(len(tree) - 1, -1, -1):
             for child in range(tree[node, 1], tree[node, 2]):
@@ -343,8 +345,8 @@ def test_scales_give_channels_and_paths_of_order_one(atoms: Atoms) -> None:
     model.initialise_scales([D[:3], D[3:]], [species[:3], species[3:]])
     with torch.no_grad():
         A = model.mix(D, model.mixing(), species)
-        for l in range(3):
-            assert float(A[:, l * l : (l + 1) ** 2].square().mean()) == pytest.approx(1.0, rel=1e-12)
+        for degree in range(3):
+            assert float(A[:, degree**2 : (degree + 1) ** 2].square().mean()) == pytest.approx(1.0, rel=1e-12)
         n_paths = model.product_basis.shape[1]
         for path in range(n_paths):
             scaled = model.product_basis[:, path] * model.path_scale[path]

@@ -71,12 +71,12 @@ NB_MODULE(_engine, module) {
   nb::class_<Engine>(module, "Engine")
       .def(
           "__init__",
-          [](Engine* self, const std::string& path, const std::string& dtype, int threads) {
-            new (self) Engine(path, precision_of(dtype), threads);
+          [](Engine* self, const std::string& path, const std::string& dtype, int threads, const std::string& instructions) {
+            new (self) Engine(path, {precision_of(dtype), threads, instructions});
           },
-          nb::arg("path"), nb::arg("dtype") = "mixed", nb::arg("threads") = 1,
-          "Read a model file. dtype: float64, float32 or mixed (float32 arithmetic, float64 sums).\n"
-          "Raises RuntimeError naming the file and its fault, ValueError for dtype and threads.")
+          nb::arg("path"), nb::arg("dtype") = "mixed", nb::arg("threads") = 1, nb::arg("instruction_set") = "auto",
+          "Read a model file. dtype: float64, float32 or mixed (float32 arithmetic, float64 sums); instruction_set: auto,\n"
+          "baseline, avx2 or avx512. Raises RuntimeError naming the file and its fault, ValueError for the other arguments.")
       .def_prop_ro("cutoff", &Engine::cutoff, "Cutoff in Å.")
       .def_prop_ro("species", &Engine::species, "Element symbols in the order of the species indices.")
       .def_prop_ro("metadata", &Engine::metadata, "The model's metadata as JSON text.")

@@ -1,6 +1,8 @@
 // Choice of the instruction set, once, from what the processor and the operating system support.
 #include "tesseral/dispatch.hpp"
 
+#include <stdexcept>
+
 #include "tesseral/engine_atoms.hpp"
 
 namespace tesseral {
@@ -53,6 +55,18 @@ const Kernels<double>& kernels_for<double>(InstructionSet set) {
   return TESSERAL_CHOOSE(set, kernels_double());
 }
 
+InstructionSet instruction_set_named(const std::string& name) {
+  const InstructionSet best = instruction_set();
+  if (name == "auto") return best;
+  std::string supported;
+  for (const InstructionSet set : {InstructionSet::baseline, InstructionSet::avx2, InstructionSet::avx512}) {
+    if (set > best) break;
+    if (name == kernels_for<double>(set).instruction_set) return set;
+    supported += std::string(", ") + kernels_for<double>(set).instruction_set;
+  }
+  throw std::invalid_argument("instruction set '" + name + "' is not available: this machine has auto" + supported);
+}
+
 template <>
 const Kernels<float>& kernels<float>() {
   return kernels_for<float>(instruction_set());
@@ -63,16 +77,16 @@ const Kernels<double>& kernels<double>() {
 }
 
 template <>
-AtomsFunction<float, float> atoms_function<float, float>() {
-  return TESSERAL_CHOOSE(instruction_set(), atoms_float32());
+AtomsFunction<float, float> atoms_function<float, float>(InstructionSet set) {
+  return TESSERAL_CHOOSE(set, atoms_float32());
 }
 template <>
-AtomsFunction<float, double> atoms_function<float, double>() {
-  return TESSERAL_CHOOSE(instruction_set(), atoms_mixed());
+AtomsFunction<float, double> atoms_function<float, double>(InstructionSet set) {
+  return TESSERAL_CHOOSE(set, atoms_mixed());
 }
 template <>
-AtomsFunction<double, double> atoms_function<double, double>() {
-  return TESSERAL_CHOOSE(instruction_set(), atoms_float64());
+AtomsFunction<double, double> atoms_function<double, double>(InstructionSet set) {
+  return TESSERAL_CHOOSE(set, atoms_float64());
 }
 
 }  // namespace tesseral

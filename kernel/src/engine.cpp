@@ -69,7 +69,8 @@ class Backend {
 template <class T, class Sum>
 class TypedBackend : public Backend {
  public:
-  explicit TypedBackend(const ModelFile& file) : parameters_(read_engine_parameters<T>(file)) {}
+  TypedBackend(const ModelFile& file, InstructionSet set)
+      : parameters_(read_engine_parameters<T>(file)), atoms_(atoms_function<T, Sum>(set)) {}
 
   void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) override {
     prepare(input, pool.size());
@@ -78,7 +79,7 @@ class TypedBackend : public Backend {
       const auto t = static_cast<std::size_t>(thread);
       std::fill(forces_[t].begin(), forces_[t].end(), Sum(0));
       const EngineSums<Sum> sums{output.energies, forces_[t].data(), output.virials};
-      atoms_function<T, Sum>()(parameters_, input, {bounds[t], bounds[t + 1]}, scratch_[t], sums);
+      atoms_(parameters_, input, {bounds[t], bounds[t + 1]}, scratch_[t], sums);
     });
     for (std::size_t n = 0; n < forces_[0].size(); ++n) {
       double sum = 0;
@@ -89,6 +90,7 @@ class TypedBackend : public Backend {
 
  private:
   EngineParameters<T> parameters_;
+  AtomsFunction<T, Sum> atoms_;
   std::vector<EngineScratch<T>> scratch_;
   std::vector<std::vector<Sum>> forces_;
   int64_t most_edges_ = -1;
@@ -105,11 +107,11 @@ class TypedBackend : public Backend {
   }
 };
 
-std::unique_ptr<Backend> make_backend(const ModelFile& file, Precision precision) {
+std::unique_ptr<Backend> make_backend(const ModelFile& file, Precision precision, InstructionSet set) {
   switch (precision) {
-    case Precision::float32: return std::make_unique<TypedBackend<float, float>>(file);
-    case Precision::mixed: return std::make_unique<TypedBackend<float, double>>(file);
-    case Precision::float64: return std::make_unique<TypedBackend<double, double>>(file);
+    case Precision::float32: return std::make_unique<TypedBackend<float, float>>(file, set);
+    case Precision::mixed: return std::make_unique<TypedBackend<float, double>>(file, set);
+    case Precision::float64: return std::make_unique<TypedBackend<double, double>>(file, set);
   }
   throw std::invalid_argument("unknown precision");
 }
@@ -120,19 +122,25 @@ struct Engine::State {
   std::string metadata;
   std::vector<std::string> species;
   double cutoff;
+  InstructionSet set;
   std::unique_ptr<Backend> backend;
   ThreadPool pool;
 
-  State(const ModelFile& file, Precision precision, int threads)
-      : metadata(file.metadata_text), backend(make_backend(file, precision)), pool(threads) {
+  State(const ModelFile& file, const EngineOptions& options)
+      : metadata(file.metadata_text),
+        set(instruction_set_named(options.instruction_set)),
+        backend(make_backend(file, options.precision, set)),
+        pool(options.threads) {
     for (const Json& name : file.metadata.at("species").items()) species.push_back(name.text());
     cutoff = file.metadata.at("cutoff").number();
   }
 };
 
-Engine::Engine(const std::string& path, Precision precision, int threads) {
-  if (threads < 1) throw std::invalid_argument("threads = " + std::to_string(threads) + ": at least one is needed");
-  state_ = std::make_unique<State>(ModelFile::read(path), precision, threads);
+Engine::Engine(const std::string& path, const EngineOptions& options) {
+  if (options.threads < 1) {
+    throw std::invalid_argument("threads = " + std::to_string(options.threads) + ": at least one is needed");
+  }
+  state_ = std::make_unique<State>(ModelFile::read(path), options);
 }
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
@@ -140,7 +148,7 @@ Engine::Engine(Engine&&) noexcept = default;
 double Engine::cutoff() const { return state_->cutoff; }
 const std::vector<std::string>& Engine::species() const { return state_->species; }
 const std::string& Engine::metadata() const { return state_->metadata; }
-std::string Engine::instruction_set() const { return kernels<double>().instruction_set; }
+std::string Engine::instruction_set() const { return kernels_for<double>(state_->set).instruction_set; }
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
   check_input(input, static_cast<int64_t>(state_->species.size()));

@@ -146,8 +146,11 @@ EngineParameters<T> read(const ModelFile& file) {
   const int l_max = integer_between(architecture, "l_max", 0, max_l);
   const int n_radial = integer_between(architecture, "n_radial", 1, max_radial);
 
-  EngineParameters<T> p{{n_species, {}, HarmonicConstants<T>(l_max)}, l_max, n_species * n_radial, 0, 0, 0, 0, {}, {}, {},
-                        {}, {}, {}, {}, {}, T(0), {}};
+  EngineParameters<T> p;
+  p.l_max = l_max;
+  p.n_inputs = n_species * n_radial;
+  p.density.n_species = n_species;
+  p.density.harmonics = HarmonicConstants<T>(l_max);
   p.density.radial.kind = radial_kind(architecture.at("radial_basis").text());
   p.density.radial.n_radial = n_radial;
   p.density.radial.cutoff = static_cast<T>(metadata.at("cutoff").number());

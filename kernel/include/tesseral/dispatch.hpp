@@ -1,6 +1,8 @@
 // Instruction sets that the kernel is compiled for.
 #pragma once
 
+#include <string>
+
 #include "tesseral/operators.hpp"
 
 namespace tesseral {
@@ -9,6 +11,10 @@ enum class InstructionSet { baseline, avx2, avx512 };
 
 /// The best one that this machine supports.
 InstructionSet instruction_set();
+
+/// One by its name: "baseline", "avx2", "avx512", or "auto" for the best. Throws std::invalid_argument naming those that this
+/// machine supports.
+InstructionSet instruction_set_named(const std::string& name);
 
 template <class T>
 const Kernels<T>& kernels_for(InstructionSet set);

@@ -29,10 +29,16 @@ struct EngineOutput {
   double* virials = nullptr;             // [n_centers, 3, 3] sum_j r_ij (x) dE/dr_ij (not symmetrised), or null
 };
 
+struct EngineOptions {
+  Precision precision = Precision::mixed;
+  int threads = 1;
+  std::string instruction_set = "auto";  // or baseline, avx2, avx512
+};
+
 class Engine {
  public:
-  /// Reads a model file; throws std::runtime_error (file) or std::invalid_argument (threads).
-  Engine(const std::string& path, Precision precision, int threads);
+  /// Reads a model file; throws std::runtime_error (file) or std::invalid_argument (options).
+  Engine(const std::string& path, const EngineOptions& options);
   ~Engine();
   Engine(Engine&&) noexcept;
 

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "tesseral/dispatch.hpp"
 #include "tesseral/engine.hpp"
 #include "tesseral/operators.hpp"
 
@@ -25,8 +26,8 @@ struct DenseLayer {
 template <class T>
 struct EngineParameters {
   DensityOptions<T> density;
-  int l_max, n_inputs, n_channels, n_nodes;
-  int input_row, channel_row;            // padded n_inputs, n_channels
+  int l_max = 0, n_inputs = 0, n_channels = 0, n_nodes = 0;
+  int input_row = 0, channel_row = 0;    // padded n_inputs, n_channels
   std::vector<T> mixing;                 // [S, l_max+1, n_inputs, channel_row]
   std::vector<T> mixing_transposed;      // [S, l_max+1, channel_row, input_row]
   std::vector<TreeNode> tree;
@@ -35,7 +36,7 @@ struct EngineParameters {
   std::vector<T> linear;                 // [channel_row] linear readout of the product
   std::vector<DenseLayer<T>> layers;     // of the MLP readout; may be empty
   std::vector<T> radial_table;
-  T scale;
+  T scale = 0;
   std::vector<double> atomic_energy;     // [S] E0 + shift
   bool has_repulsion = false;
   Repulsion repulsion{0, 0};
@@ -69,8 +70,8 @@ template <class T, class Sum>
 using AtomsFunction = void (*)(const EngineParameters<T>&, const EngineInput&, Range atoms, EngineScratch<T>&,
                                const EngineSums<Sum>&);
 
-/// Loop over a range of centers, for the best instruction set of this machine.
+/// Loop over a range of centers for an instruction set.
 template <class T, class Sum>
-AtomsFunction<T, Sum> atoms_function();
+AtomsFunction<T, Sum> atoms_function(InstructionSet set);
 
 }  // namespace tesseral

@@ -19,12 +19,12 @@ constexpr int max_order = 4;
 /// Y_{l,m} = F_lm C_m, Y_{l,-m} = F_lm S_m for m >= 0.
 template <class T>
 struct HarmonicConstants {
-  int l_max = 0;
+  int l_max;
   T diagonal[max_l + 1];                 // F_mm
   T rise[max_l + 1][max_l + 1];          // F_lm = rise[l][m] z F_{l-1,m} - drop[l][m] F_{l-2,m}
   T drop[max_l + 1][max_l + 1];
   T slope[max_l + 1][max_l + 1];         // dF_lm/dz = slope[l][m] F_{l,m+1}
-  explicit HarmonicConstants(int l_max);
+  explicit HarmonicConstants(int l_max = 0);
 };
 
 enum class RadialKind { bessel, chebyshev, gaussian, spline };
@@ -41,7 +41,7 @@ struct RadialBasis {
 
 template <class T>
 struct DensityOptions {
-  int n_species;
+  int n_species = 0;
   RadialBasis<T> radial;
   HarmonicConstants<T> harmonics;
 };

@@ -1,0 +1,246 @@
+"""The native engine: equal to the TorchScript program in the same file, whatever the instruction set and threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.data import atomic_numbers
+
+from tesseral.calculator.neighbors import neighbor_list
+from tesseral.kernel._engine import Engine
+from tesseral.models.file import load_torchscript, save_model
+from tesseral.models.local import LocalModel
+
+SPECIES = ["H", "C", "O"]
+TOLERANCE = {"float64": 1e-12, "mixed": 2e-5, "float32": 2e-5}
+CASES = {
+    "default": {},
+    "repulsion": {"zbl": (0.9, 1.6)},
+    "chebyshev, 37 channels, linear": {"radial_basis": "chebyshev", "l_max": 4, "channels": 37, "readout": []},
+    "gaussian, order 4, deep": {"radial_basis": "gaussian", "nu": 4, "l_max": 2, "readout": [16, 40, 8]},
+    "spline, order 2": {"radial_basis": "spline", "nu": 2},
+    "order 1, l_max 6": {"nu": 1, "l_max": 6, "n_radial": 3, "channels": 4},
+    "one of each": {"nu": 1, "l_max": 0, "n_radial": 1, "channels": 1, "features": 1, "readout": [1]},
+}
+
+
+def write_model(path: Path, species: list[str] = SPECIES, **options) -> Path:
+    sizes = {"l_max": 3, "n_radial": 8, "channels": 64, "nu": 3, "features": 24, "readout": [32], "radial_basis": "bessel"}
+    sizes |= options
+    if sizes["radial_basis"] == "spline":
+        sizes["radial_table"] = np.random.default_rng(0).normal(size=(32, sizes["n_radial"], 4))
+    e0 = {symbol: -13.0 * n for n, symbol in enumerate(species)}
+    model = LocalModel(species=species, cutoff=4.5, e0=e0, shift={species[0]: 0.25}, scale=1.7, seed=3, **sizes)
+    metadata = {
+        "name": "test", "model_type": "local", "species": species, "cutoff": 4.5, "n_layers": 1, "units": {}, "e0": e0,
+        "atomic_numbers": [atomic_numbers[s] for s in species], "architecture": model.architecture(),
+    }
+    save_model(path, torch.jit.script(model), metadata, model.native_parameters())
+    return path
+
+
+@pytest.fixture(scope="module")
+def default_model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.pt")
+
+
+def structures() -> dict[str, Atoms]:
+    random = np.random.default_rng(1)
+    crystal = bulk("C", "diamond", a=3.57, cubic=True) * (2, 1, 1)
+    crystal.symbols[[1, 5, 9]] = "O"
+    crystal.positions += random.normal(0, 0.1, crystal.positions.shape)
+    isolated = Atoms("HOC", positions=[[0, 0, 0], [0, 0, 1.1], [30, 0, 0]])
+    return {"molecule": molecule("CH3CH2OH"), "small cell": crystal, "isolated last atom": isolated, "one": Atoms("O")}
+
+
+def graph(atoms: Atoms, species: list[str], cutoff: float):
+    edges = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+    indices = np.array([species.index(s) for s in atoms.symbols], dtype=np.int32)
+    return indices, edges, edges.cell_shifts @ atoms.cell.array
+
+
+def native(engine: Engine, atoms: Atoms, species: list[str], cutoff: float = 4.5):
+    indices, edges, shifts = graph(atoms, species, cutoff)
+    return engine.compute(atoms.positions, indices, edges.first, edges.neighbors, shifts)
+
+
+def torchscript(path: Path, atoms: Atoms, species: list[str]):
+    indices, edges, shifts = graph(atoms, species, 4.5)
+    centers = edges.centers
+    vectors = atoms.positions[edges.neighbors] - atoms.positions[centers] + shifts
+    energies, gradients = load_torchscript(path)(
+        torch.tensor(vectors).reshape(-1, 3), torch.tensor(centers, dtype=torch.int64),
+        torch.tensor(edges.neighbors, dtype=torch.int64), torch.tensor(indices, dtype=torch.int64),
+    )
+    g = gradients.numpy()
+    forces, virials = np.zeros((len(atoms), 3)), np.zeros((len(atoms), 3, 3))
+    np.add.at(forces, centers, g)
+    np.add.at(forces, edges.neighbors, -g)
+    np.add.at(virials, centers, vectors[:, :, None] * g[:, None, :])
+    return energies.numpy(), forces, virials
+
+
+def assert_results_equal(actual, expected, tolerance: float) -> None:
+    for a, b in zip(actual, expected, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_native_equals_torchscript(case, tmp_path):
+    path = write_model(tmp_path / "model.pt", **CASES[case])
+    for atoms in structures().values():
+        expected = torchscript(path, atoms, SPECIES)
+        for dtype, tolerance in TOLERANCE.items():
+            assert_results_equal(native(Engine(str(path), dtype), atoms, SPECIES), expected, tolerance)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_instruction_sets_and_threads_agree(dtype, default_model):
+    atoms = bulk("C", "diamond", a=3.57, cubic=True) * (3, 2, 2)
+    atoms.positions += np.random.default_rng(2).normal(0, 0.1, atoms.positions.shape)
+    expected = native(Engine(str(default_model), dtype), atoms, SPECIES)
+    best = Engine(str(default_model)).instruction_set
+    available = ["baseline", "avx2", "avx512"]
+    for name in available[: available.index(best) + 1]:
+        engine = Engine(str(default_model), dtype, 1, name)
+        assert engine.instruction_set == name
+        assert_results_equal(native(engine, atoms, SPECIES), expected, TOLERANCE[dtype])
+    threaded = Engine(str(default_model), dtype, 3)
+    first = native(threaded, atoms, SPECIES)
+    assert_results_equal(first, expected, TOLERANCE[dtype])
+    for a, b in zip(first, native(threaded, atoms, SPECIES), strict=True):
+        assert np.array_equal(a, b)  # no dependence on timing
+
+
+def test_edges_beyond_the_cutoff_are_ignored(default_model):
+    engine = Engine(str(default_model), "float64")
+    atoms = structures()["small cell"]
+    assert_results_equal(native(engine, atoms, SPECIES, 6.5), native(engine, atoms, SPECIES), 1e-13)
+
+
+def test_no_atoms_and_ghosts(default_model):
+    engine = Engine(str(default_model), "float64", 2)
+    empty = engine.compute(np.zeros((0, 3)), np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros((0, 3)))
+    assert [part.shape for part in empty] == [(0,), (0, 3), (0, 3, 3)]
+    # one center, its neighbour a ghost without energy: forces on both
+    energies, forces, _ = engine.compute(
+        np.array([[0.0, 0, 0], [0, 0, 1.2]]), np.array([1, 2], np.int32), np.array([0, 1]), np.array([1], np.int32), np.zeros((1, 3))
+    )
+    assert energies.shape == (1,)
+    assert np.abs(forces[0]).max() > 0 and np.array_equal(forces[0], -forces[1])
+
+
+def test_input_is_checked(default_model):
+    engine = Engine(str(default_model))
+    positions, species = np.array([[0.0, 0, 0], [0, 0, 1.0]]), np.array([0, 1], np.int32)
+    first, neighbors, shifts = np.array([0, 1, 2]), np.array([1, 0], np.int32), np.zeros((2, 3))
+    with pytest.raises(ValueError, match=r"species\[1\] = 3 is outside 0..2"):
+        engine.compute(positions, np.array([0, 3], np.int32), first, neighbors, shifts)
+    with pytest.raises(ValueError, match=r"neighbors\[0\] = 2 is outside 0..1"):
+        engine.compute(positions, species, first, np.array([2, 0], np.int32), shifts)
+    with pytest.raises(ValueError, match="first must not decrease"):
+        engine.compute(positions, species, np.array([0, 3, 2]), neighbors, shifts)
+    with pytest.raises(ValueError, match="neighbors has length 2, expected 1"):
+        engine.compute(positions, species, np.array([0, 0, 1]), neighbors, shifts)
+    with pytest.raises(RuntimeError, match="energy of atom 0 is not finite"):
+        engine.compute(np.zeros((2, 3)), species, first, neighbors, shifts)
+    with pytest.raises(RuntimeError, match="not finite"):
+        engine.compute(np.array([[0.0, 0, 0], [0, np.nan, 1.0]]), species, first, neighbors, shifts)
+
+
+def test_options_are_checked(default_model):
+    with pytest.raises(ValueError, match="dtype 'double' is unknown"):
+        Engine(str(default_model), "double")
+    with pytest.raises(ValueError, match="threads = 0"):
+        Engine(str(default_model), "mixed", 0)
+    with pytest.raises(ValueError, match="instruction set 'sse9' is not available: this machine has auto, baseline"):
+        Engine(str(default_model), "mixed", 1, "sse9")
+
+
+def test_damaged_files_are_refused(default_model, tmp_path):
+    whole = default_model.read_bytes()
+    broken = tmp_path / "broken.pt"
+    cases = {
+        b"": "not a Tesseral model file",
+        b"just some text, no archive at all": "not a Tesseral model file",
+        whole[: len(whole) // 2]: "truncated or damaged",
+    }
+    index = whole.index(b"parameters.safetensors") + 4000
+    cases[whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :]] = "checksum of parameters.safetensors"
+    for content, message in cases.items():
+        broken.write_bytes(content)
+        with pytest.raises(RuntimeError, match=rf"broken\.pt: .*{message}"):
+            Engine(str(broken))
+    with pytest.raises(RuntimeError, match="cannot be opened"):
+        Engine(str(tmp_path / "absent.pt"))
+
+
+def test_every_truncation_is_refused(default_model, tmp_path):
+    """No prefix of a file is taken for a model, and none crashes the reader."""
+    whole = default_model.read_bytes()
+    path = tmp_path / "short.pt"
+    for size in np.random.default_rng(0).integers(0, len(whole), 40):
+        path.write_bytes(whole[:size])
+        with pytest.raises(RuntimeError, match=r"short\.pt"):
+            Engine(str(path))
+
+
+def rewrite(path: Path, target: Path, change) -> Path:
+    """Copy a model file with changed metadata and parameters, as plain stored zip entries."""
+    import json
+    import zipfile
+
+    import safetensors.numpy
+
+    with zipfile.ZipFile(path) as archive:
+        entries = {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
+    metadata = json.loads(entries["extra/metadata.json"])
+    parameters = safetensors.numpy.load(entries["extra/parameters.safetensors"])
+    change(metadata, parameters)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("model/extra/metadata.json", json.dumps(metadata))
+        archive.writestr("model/extra/parameters.safetensors", safetensors.numpy.save(parameters))
+    return target
+
+
+def drop(key):
+    return lambda metadata, parameters: parameters.pop(key)
+
+
+def set_tree(metadata, parameters):
+    parameters["product_tree"] = parameters["product_tree"].copy()
+    parameters["product_tree"][0, 2] = 10**6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, p: m.update(format_version=99), "format version 99 is newer"),
+        (lambda m, p: m.update(format="other"), "does not say format"),
+        (lambda m, p: m.pop("cutoff"), "key 'cutoff' is missing"),
+        (lambda m, p: m.update(cutoff=-1.0), "cutoff must be positive"),
+        (lambda m, p: m.update(model_type="other"), "model type 'other' is unknown"),
+        (lambda m, p: m["architecture"].update(radial_basis="other"), "radial basis 'other' is unknown"),
+        (lambda m, p: m["architecture"].update(l_max=12), "l_max = 12 is outside"),
+        (drop("mixing"), "parameter 'mixing' is missing"),
+        (lambda m, p: p.update(product=np.zeros((1, 2, 3))), r"parameter 'product' has shape \[1, 2, 3\], expected"),
+        (set_tree, r"product_tree\[0\] leads outside the tree"),
+    ],
+)
+def test_inconsistent_files_are_refused(change, message, default_model, tmp_path):
+    path = rewrite(default_model, tmp_path / "changed.pt", change)
+    with pytest.raises(RuntimeError, match=rf"changed\.pt: .*{message}"):
+        Engine(str(path))
+
+
+def test_unchanged_rewrite_is_read(default_model, tmp_path):
+    """The helper of the test above writes files that are good but for the change."""
+    path = rewrite(default_model, tmp_path / "same.pt", lambda metadata, parameters: None)
+    atoms = molecule("CH3CH2OH")
+    assert_results_equal(native(Engine(str(path)), atoms, SPECIES), native(Engine(str(default_model)), atoms, SPECIES), 0.0)
