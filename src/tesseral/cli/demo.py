@@ -89,8 +89,8 @@ def _print_table(rows: list[dict[str, Any]], simulation: Simulation) -> None:
     from rich.table import Table
 
     title = (
-        f"{len(simulation.atoms)} Si atoms, {simulation.n_steps} steps of {simulation.timestep:g} fs, constant energy, "
-        f"{simulation.model.name}, {simulation.dtype}, {simulation.threads} thread(s)"
+        f"{len(simulation.atoms)} Si atoms, {simulation.n_steps} steps of {simulation.timestep:g} fs at constant "
+        f"energy, {simulation.model.name}, {simulation.dtype}, threads: {simulation.threads}"
     )
     headings = (
         "engine",

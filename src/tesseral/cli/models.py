@@ -64,9 +64,10 @@ def _print_table(entries: list[dict[str, Any]]) -> None:
 
 def _headline_errors(errors: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The set whose errors say most about new structures, and its errors."""
-    for name in ("test", "validation", "train"):
-        if errors.get(name):
-            return name, errors[name]
+    for kind in ("test", "validation", "train"):
+        for name, entry in errors.items():
+            if name.startswith(kind):
+                return name, entry
     return "", {}
 
 

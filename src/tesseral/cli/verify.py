@@ -31,7 +31,7 @@ def verify(
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("check", "largest relative difference", "tolerance", "")
+        table = Table("check", "largest\nrelative difference", "tolerance", "")
         for check in checks:
             verdict = "pass" if check.passed else "[bold red]FAIL[/bold red]"
             table.add_row(check.name, f"{check.difference:.1e}", f"{check.tolerance:.0e}", verdict)
