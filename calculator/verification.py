@@ -23,8 +23,8 @@ from tesseral.calculator.neighbors import cartesian_shifts, neighbor_list
 from tesseral.models.file import load_torchscript
 from tesseral.models.registry import resolve_model
 
-#: step of the central differences: Å for positions, relative for strains
-STEP = 1e-3
+#: steps of the central differences: of positions (Å) and of strains
+DISPLACEMENT, STRAIN = 3e-4, 5e-5
 #: atoms whose forces are differentiated numerically
 N_DIFFERENTIATED = 4
 EXTENSIVE = ("energy", "forces", "stress")
@@ -171,7 +171,7 @@ def _force_error(calculator: TesseralCalculator, atoms: Atoms, generator: np.ran
                 moved.positions[atom, axis] += step
                 return float(_all(calculator, moved)["energy"])
 
-            worst = np.maximum(worst, abs(-_central_difference(energy) - expected[atom, axis]))
+            worst = np.maximum(worst, abs(-_central_difference(energy, DISPLACEMENT) - expected[atom, axis]))
     return float(worst / max(np.abs(expected).max(), 1e-3))
 
 
@@ -190,15 +190,15 @@ def _stress_error(calculator: TesseralCalculator, atoms: Atoms) -> float:
             strained.set_cell(atoms.cell.array @ strain, scale_atoms=True)
             return float(_all(calculator, strained)["energy"])
 
-        numerical[component] = _central_difference(energy) / atoms.get_volume()
+        numerical[component] = _central_difference(energy, STRAIN) / atoms.get_volume()
     return float(np.abs(numerical - expected).max() / max(np.abs(expected).max(), 1e-3))
 
 
-def _central_difference(function: Callable[[float], float]) -> float:
-    """Derivative at 0, with an error of fourth order in STEP."""
-    near = function(STEP) - function(-STEP)
-    far = function(2 * STEP) - function(-2 * STEP)
-    return (8.0 * near - far) / (12.0 * STEP)
+def _central_difference(function: Callable[[float], float], step: float) -> float:
+    """Derivative at 0, with an error of fourth order in the step."""
+    near = function(step) - function(-step)
+    far = function(2 * step) - function(-2 * step)
+    return (8.0 * near - far) / (12.0 * step)
 
 
 def _rotation_error(calculator: TesseralCalculator, atoms: Atoms, generator: np.random.Generator) -> float:

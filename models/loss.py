@@ -98,7 +98,7 @@ def loss_value(errors: Residuals, weights: LossWeights, loss: LossConfig) -> Ten
     total = torch.zeros((), dtype=torch.float64)
     for values, count, weight in zip(errors[:3], errors.counts, (weights.energy, weights.forces, weights.stress)):
         if weight > 0 and count > 0:
-            total = total + weight / count * penalties(values, loss.kind, loss.huber_delta).sum(dtype=torch.float64)
+            total = total + weight / float(count) * penalties(values, loss.kind, loss.huber_delta).sum(dtype=torch.float64)
     return total
 
 

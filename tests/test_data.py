@@ -178,7 +178,7 @@ def test_bad_cells_and_stresses_are_refused() -> None:
     no_cell.pbc = True
     refused(r"data\.xyz, frame 1: direction 0 is periodic, but its cell vector is \[0\.0, 0\.0, 0\.0\]", no_cell)
     refused(r"frame 1: .*periodic in 0 of 3 directions and has no volume", water(REF_stress=np.eye(3)))
-    refused(r"frame 1: the stress label has shape \(4,\)", labelled(bulk("Si"), REF_stress=np.ones(4)))
+    refused(r"frame 1: the stress label has shape \(4,\)", labelled(bulk("Si"), stress=False, REF_stress=np.ones(4)))
     crystal = labelled(bulk("Si"))
     crystal.info["REF_stress"] = np.triu(np.ones((3, 3)))
     refused(r"frame 1: the stress label is not symmetric", crystal)

@@ -21,7 +21,12 @@ TOLERANCE = {"float64": 1e-12, "mixed": 2e-5, "float32": 2e-5}
 CASES = {
     "default": {},
     "repulsion": {"zbl": (0.9, 1.6)},
-    "chebyshev, 37 channels, linear": {"radial_basis": "chebyshev", "l_max": 4, "channels": 37, "readout": []},
+    "chebyshev, 37 channels, linear": {
+        "radial_basis": "chebyshev",
+        "l_max": 4,
+        "channels": 37,
+        "readout": [],
+    },
     "gaussian, order 4, deep": {"radial_basis": "gaussian", "nu": 4, "l_max": 2, "readout": [16, 40, 8]},
     "spline, order 2": {"radial_basis": "spline", "nu": 2},
     "order 1, l_max 6": {"nu": 1, "l_max": 6, "n_radial": 3, "channels": 4},
@@ -30,15 +35,32 @@ CASES = {
 
 
 def write_model(path: Path, species: list[str] = SPECIES, **options) -> Path:
-    sizes = {"l_max": 3, "n_radial": 8, "channels": 64, "nu": 3, "features": 24, "readout": [32], "radial_basis": "bessel"}
+    sizes = {
+        "l_max": 3,
+        "n_radial": 8,
+        "channels": 64,
+        "nu": 3,
+        "features": 24,
+        "readout": [32],
+        "radial_basis": "bessel",
+    }
     sizes |= options
     if sizes["radial_basis"] == "spline":
         sizes["radial_table"] = np.random.default_rng(0).normal(size=(32, sizes["n_radial"], 4))
     e0 = {symbol: -13.0 * n for n, symbol in enumerate(species)}
-    model = LocalModel(species=species, cutoff=4.5, e0=e0, shift={species[0]: 0.25}, scale=1.7, seed=3, **sizes)
+    model = LocalModel(
+        species=species, cutoff=4.5, e0=e0, shift={species[0]: 0.25}, scale=1.7, seed=3, **sizes
+    )
     metadata = {
-        "name": "test", "model_type": "local", "species": species, "cutoff": 4.5, "n_layers": 1, "units": {}, "e0": e0,
-        "atomic_numbers": [atomic_numbers[s] for s in species], "architecture": model.architecture(),
+        "name": "test",
+        "model_type": "local",
+        "species": species,
+        "cutoff": 4.5,
+        "n_layers": 1,
+        "units": {},
+        "e0": e0,
+        "atomic_numbers": [atomic_numbers[s] for s in species],
+        "architecture": model.architecture(),
     }
     save_model(path, torch.jit.script(model), metadata, model.native_parameters())
     return path
@@ -55,7 +77,12 @@ def structures() -> dict[str, Atoms]:
     crystal.symbols[[1, 5, 9]] = "O"
     crystal.positions += random.normal(0, 0.1, crystal.positions.shape)
     isolated = Atoms("HOC", positions=[[0, 0, 0], [0, 0, 1.1], [30, 0, 0]])
-    return {"molecule": molecule("CH3CH2OH"), "small cell": crystal, "isolated last atom": isolated, "one": Atoms("O")}
+    return {
+        "molecule": molecule("CH3CH2OH"),
+        "small cell": crystal,
+        "isolated last atom": isolated,
+        "one": Atoms("O"),
+    }
 
 
 def graph(atoms: Atoms, species: list[str], cutoff: float):
@@ -74,8 +101,10 @@ def torchscript(path: Path, atoms: Atoms, species: list[str]):
     centers = edges.centers
     vectors = atoms.positions[edges.neighbors] - atoms.positions[centers] + shifts
     energies, gradients = load_torchscript(path)(
-        torch.tensor(vectors).reshape(-1, 3), torch.tensor(centers, dtype=torch.int64),
-        torch.tensor(edges.neighbors, dtype=torch.int64), torch.tensor(indices, dtype=torch.int64),
+        torch.tensor(vectors).reshape(-1, 3),
+        torch.tensor(centers, dtype=torch.int64),
+        torch.tensor(edges.neighbors, dtype=torch.int64),
+        torch.tensor(indices, dtype=torch.int64),
     )
     g = gradients.numpy()
     forces, virials = np.zeros((len(atoms), 3)), np.zeros((len(atoms), 3, 3))
@@ -126,11 +155,21 @@ def test_edges_beyond_the_cutoff_are_ignored(default_model):
 
 def test_no_atoms_and_ghosts(default_model):
     engine = Engine(str(default_model), "float64", 2)
-    empty = engine.compute(np.zeros((0, 3)), np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros((0, 3)))
+    empty = engine.compute(
+        np.zeros((0, 3)),
+        np.zeros(0, np.int32),
+        np.zeros(1, np.int64),
+        np.zeros(0, np.int32),
+        np.zeros((0, 3)),
+    )
     assert [part.shape for part in empty] == [(0,), (0, 3), (0, 3, 3)]
     # one center, its neighbour a ghost without energy: forces on both
     energies, forces, _ = engine.compute(
-        np.array([[0.0, 0, 0], [0, 0, 1.2]]), np.array([1, 2], np.int32), np.array([0, 1]), np.array([1], np.int32), np.zeros((1, 3))
+        np.array([[0.0, 0, 0], [0, 0, 1.2]]),
+        np.array([1, 2], np.int32),
+        np.array([0, 1]),
+        np.array([1], np.int32),
+        np.zeros((1, 3)),
     )
     assert energies.shape == (1,)
     assert np.abs(forces[0]).max() > 0 and np.array_equal(forces[0], -forces[1])
@@ -159,7 +198,9 @@ def test_options_are_checked(default_model):
         Engine(str(default_model), "double")
     with pytest.raises(ValueError, match="threads = 0"):
         Engine(str(default_model), "mixed", 0)
-    with pytest.raises(ValueError, match="instruction set 'sse9' is not available: this machine has auto, baseline"):
+    with pytest.raises(
+        ValueError, match="instruction set 'sse9' is not available: this machine has auto, baseline"
+    ):
         Engine(str(default_model), "mixed", 1, "sse9")
 
 
@@ -172,7 +213,9 @@ def test_damaged_files_are_refused(default_model, tmp_path):
         whole[: len(whole) // 2]: "truncated or damaged",
     }
     index = whole.index(b"parameters.safetensors") + 4000
-    cases[whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :]] = "checksum of parameters.safetensors"
+    cases[whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :]] = (
+        "checksum of parameters.safetensors"
+    )
     for content, message in cases.items():
         broken.write_bytes(content)
         with pytest.raises(RuntimeError, match=rf"broken\.pt: .*{message}"):
@@ -229,7 +272,10 @@ def set_tree(metadata, parameters):
         (lambda m, p: m["architecture"].update(radial_basis="other"), "radial basis 'other' is unknown"),
         (lambda m, p: m["architecture"].update(l_max=12), "l_max = 12 is outside"),
         (drop("mixing"), "parameter 'mixing' is missing"),
-        (lambda m, p: p.update(product=np.zeros((1, 2, 3))), r"parameter 'product' has shape \[1, 2, 3\], expected"),
+        (
+            lambda m, p: p.update(product=np.zeros((1, 2, 3))),
+            r"parameter 'product' has shape \[1, 2, 3\], expected",
+        ),
         (set_tree, r"product_tree\[0\] leads outside the tree"),
     ],
 )
@@ -243,4 +289,6 @@ def test_unchanged_rewrite_is_read(default_model, tmp_path):
     """The helper of the test above writes files that are good but for the change."""
     path = rewrite(default_model, tmp_path / "same.pt", lambda metadata, parameters: None)
     atoms = molecule("CH3CH2OH")
-    assert_results_equal(native(Engine(str(path)), atoms, SPECIES), native(Engine(str(default_model)), atoms, SPECIES), 0.0)
+    assert_results_equal(
+        native(Engine(str(path)), atoms, SPECIES), native(Engine(str(default_model)), atoms, SPECIES), 0.0
+    )

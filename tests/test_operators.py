@@ -37,7 +37,9 @@ def smooth_table(n_intervals: int, n_radial: int, dtype: torch.dtype) -> torch.T
 class Edges:
     """Ragged random neighbourhoods; atoms 1 and the last one have no neighbours."""
 
-    def __init__(self, dtype: torch.dtype, n_atoms: int = 7, n_species: int = 3, most: int = 21, seed: int = 0):
+    def __init__(
+        self, dtype: torch.dtype, n_atoms: int = 7, n_species: int = 3, most: int = 21, seed: int = 0
+    ):
         random = generator(seed)
         counts = torch.randint(1, most, (n_atoms,), generator=random)
         counts[[1, -1]] = 0
@@ -115,7 +117,9 @@ def test_density_equals_reference(dtype, basis, l_max, n_species):
     table = smooth_table(16, 5, dtype) if basis == "spline" else torch.empty(0, dtype=dtype)
     rest = (edges.centers, edges.neighbor_species, edges.n_atoms, n_species, l_max, basis, 5, 5.0, table)
     compare(
-        lambda x: compiled.density(x, *rest), lambda x: reference.density(x, *rest), [edges.vectors],
+        lambda x: compiled.density(x, *rest),
+        lambda x: reference.density(x, *rest),
+        [edges.vectors],
         20 * TOLERANCE[dtype],
     )
 
@@ -124,7 +128,10 @@ def test_density_equals_reference(dtype, basis, l_max, n_species):
 def test_density_gradient_equals_reference(dtype):
     edges = Edges(dtype)
     rest = (edges.centers, edges.neighbor_species, 3, 3, "bessel", 5, 5.0, torch.empty(0, dtype=dtype))
-    inputs = [random((edges.n_atoms, 15, 16), dtype, 3).requires_grad_(True), edges.vectors.clone().requires_grad_(True)]
+    inputs = [
+        random((edges.n_atoms, 15, 16), dtype, 3).requires_grad_(True),
+        edges.vectors.clone().requires_grad_(True),
+    ]
     weight = random((len(edges.vectors), 3), dtype, 4)
     values = [module.density_gradient(*inputs, *rest) for module in (compiled, reference)]
     assert_close(values[0], values[1], 20 * TOLERANCE[dtype])
@@ -134,7 +141,9 @@ def test_density_gradient_equals_reference(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("l_max", "n_inputs", "n_channels"), [(0, 3, 5), (2, 6, 16), (3, 8, 64), (4, 17, 37)])
+@pytest.mark.parametrize(
+    ("l_max", "n_inputs", "n_channels"), [(0, 3, 5), (2, 6, 16), (3, 8, 64), (4, 17, 37)]
+)
 def test_mix_equals_reference(dtype, l_max, n_inputs, n_channels):
     species = torch.tensor([0, 2, 1, 1, 0])
     features = random((5, n_inputs, (l_max + 1) ** 2), dtype, 1)
@@ -150,7 +159,15 @@ def test_mix_equals_reference(dtype, l_max, n_inputs, n_channels):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("l_max", "nu", "l_out", "parity", "n_channels"),
-    [(3, 3, 0, 1, 64), (2, 4, 0, 1, 9), (3, 4, 0, 1, 5), (2, 3, 1, -1, 20), (2, 3, 1, 1, 20), (2, 2, 2, 1, 16), (3, 1, 0, 1, 3)],
+    [
+        (3, 3, 0, 1, 64),
+        (2, 4, 0, 1, 9),
+        (3, 4, 0, 1, 5),
+        (2, 3, 1, -1, 20),
+        (2, 3, 1, 1, 20),
+        (2, 2, 2, 1, 16),
+        (3, 1, 0, 1, 3),
+    ],
 )
 def test_symmetric_product_equals_reference(dtype, l_max, nu, l_out, parity, n_channels):
     table = symmetric_basis(l_max, nu, l_out, parity)
@@ -170,8 +187,20 @@ def test_symmetric_product_equals_reference(dtype, l_max, nu, l_out, parity, n_c
 def test_zbl_equals_reference(dtype):
     edges = Edges(dtype)
     numbers = torch.tensor([1.0, 14.0, 29.0], dtype=dtype)
-    rest = (edges.centers, numbers[edges.species[edges.centers]], numbers[edges.neighbor_species], edges.n_atoms, 0.9, 2.5)
-    compare(lambda x: compiled.zbl(x, *rest), lambda x: reference.zbl(x, *rest), [edges.vectors], 50 * TOLERANCE[dtype])
+    rest = (
+        edges.centers,
+        numbers[edges.species[edges.centers]],
+        numbers[edges.neighbor_species],
+        edges.n_atoms,
+        0.9,
+        2.5,
+    )
+    compare(
+        lambda x: compiled.zbl(x, *rest),
+        lambda x: reference.zbl(x, *rest),
+        [edges.vectors],
+        50 * TOLERANCE[dtype],
+    )
 
 
 def test_numeric_derivatives():
@@ -189,7 +218,14 @@ def test_numeric_derivatives():
     numbers = torch.tensor([1.0, 8.0, 14.0], dtype=torch.float64)
     density_rest = (edges.centers, edges.neighbor_species, 4, 3, 2, "bessel", 2, 5.0, empty)
     gradient_rest = (edges.centers, edges.neighbor_species, 3, 2, "chebyshev", 2, 5.0, empty)
-    zbl_rest = (edges.centers, numbers[edges.species[edges.centers]], numbers[edges.neighbor_species], 4, 0.9, 3.0)
+    zbl_rest = (
+        edges.centers,
+        numbers[edges.species[edges.centers]],
+        numbers[edges.neighbor_species],
+        4,
+        0.9,
+        3.0,
+    )
     cases = [
         (lambda x: compiled.spherical_harmonics(x, 3), (vectors,)),
         *((lambda r, b=b: compiled.radial_basis(r, b, 3, 5.0, empty), (distances,)) for b in BASES[:3]),
@@ -198,7 +234,9 @@ def test_numeric_derivatives():
         (lambda a, c: compiled.symmetric_product(a, c, edges.species, tree, roots), (A, coefficients)),
         (lambda x: compiled.zbl(x, *zbl_rest), (vectors,)),
     ]
-    assert gradcheck(lambda g, x: compiled.density_gradient(g, x, *gradient_rest), (features, vectors), fast_mode=True)
+    assert gradcheck(
+        lambda g, x: compiled.density_gradient(g, x, *gradient_rest), (features, vectors), fast_mode=True
+    )
     for function, inputs in cases:
         assert gradcheck(function, inputs, fast_mode=True)
         assert gradgradcheck(function, inputs, fast_mode=True)
@@ -219,8 +257,11 @@ def test_empty_inputs(threads):
         assert compiled.mix(torch.zeros(0, 4, 4), torch.zeros(2, 2, 4, 5), no_index).shape == (0, 4, 5)
         table = symmetric_basis(1, 2)
         out = compiled.symmetric_product(
-            torch.zeros(0, 4, 5), torch.zeros(2, len(table.tree), 5), no_index,
-            torch.tensor(table.tree), torch.tensor(table.roots),
+            torch.zeros(0, 4, 5),
+            torch.zeros(2, len(table.tree), 5),
+            no_index,
+            torch.tensor(table.tree),
+            torch.tensor(table.roots),
         )
         assert out.shape == (0, 1, 5)
     finally:
@@ -231,7 +272,9 @@ def test_non_contiguous_input():
     edges = Edges(torch.float64)
     spread = torch.stack([edges.vectors, edges.vectors], dim=2)[:, :, 0]
     assert not spread.is_contiguous()
-    assert torch.equal(compiled.spherical_harmonics(spread, 3), compiled.spherical_harmonics(edges.vectors, 3))
+    assert torch.equal(
+        compiled.spherical_harmonics(spread, 3), compiled.spherical_harmonics(edges.vectors, 3)
+    )
 
 
 def test_operators_run_in_torchscript():
@@ -252,36 +295,76 @@ def test_operators_run_in_torchscript():
     [
         (lambda: compiled.spherical_harmonics(torch.zeros(2, 2), 1), r"vectors: expected shape \[\*, 3\]"),
         (lambda: compiled.spherical_harmonics(torch.zeros(2, 3), 9), "l_max = 9 is outside 0..8"),
-        (lambda: compiled.spherical_harmonics(torch.zeros(2, 3, dtype=torch.int64), 1), "expected float32 or float64"),
-        (lambda: compiled.radial_basis(torch.ones(2), "besel", 4, 5.0, torch.empty(0)), "radial basis 'besel' is unknown"),
-        (lambda: compiled.radial_basis(torch.ones(2), "bessel", 0, 5.0, torch.empty(0)), "n_radial = 0 is outside"),
-        (lambda: compiled.radial_basis(torch.ones(2), "bessel", 4, -1.0, torch.empty(0)), "cutoff = -1.0.* must be positive"),
-        (lambda: compiled.radial_basis(torch.ones(2), "spline", 4, 5.0, torch.empty(0)), "table: expected shape"),
+        (
+            lambda: compiled.spherical_harmonics(torch.zeros(2, 3, dtype=torch.int64), 1),
+            "expected float32 or float64",
+        ),
+        (
+            lambda: compiled.radial_basis(torch.ones(2), "besel", 4, 5.0, torch.empty(0)),
+            "radial basis 'besel' is unknown",
+        ),
+        (
+            lambda: compiled.radial_basis(torch.ones(2), "bessel", 0, 5.0, torch.empty(0)),
+            "n_radial = 0 is outside",
+        ),
+        (
+            lambda: compiled.radial_basis(torch.ones(2), "bessel", 4, -1.0, torch.empty(0)),
+            "cutoff = -1.0.* must be positive",
+        ),
+        (
+            lambda: compiled.radial_basis(torch.ones(2), "spline", 4, 5.0, torch.empty(0)),
+            "table: expected shape",
+        ),
         (
             lambda: compiled.density(
-                torch.ones(2, 3), torch.tensor([1, 0]), torch.tensor([0, 0]), 2, 1, 1, "bessel", 4, 5.0, torch.empty(0)
+                torch.ones(2, 3),
+                torch.tensor([1, 0]),
+                torch.tensor([0, 0]),
+                2,
+                1,
+                1,
+                "bessel",
+                4,
+                5.0,
+                torch.empty(0),
             ),
             r"centers must be sorted: centers\[1\] = 0 comes after 1",
         ),
         (
             lambda: compiled.density(
-                torch.ones(2, 3), torch.tensor([0, 0]), torch.tensor([0, 3]), 2, 1, 1, "bessel", 4, 5.0, torch.empty(0)
+                torch.ones(2, 3),
+                torch.tensor([0, 0]),
+                torch.tensor([0, 3]),
+                2,
+                1,
+                1,
+                "bessel",
+                4,
+                5.0,
+                torch.empty(0),
             ),
             r"neighbor_species\[1\] = 3 is outside 0..0",
         ),
         (
-            lambda: compiled.mix(torch.ones(2, 4, 4), torch.ones(1, 2, 4, 3, dtype=torch.float64), torch.tensor([0, 0])),
+            lambda: compiled.mix(
+                torch.ones(2, 4, 4), torch.ones(1, 2, 4, 3, dtype=torch.float64), torch.tensor([0, 0])
+            ),
             "give both the same dtype",
         ),
         (
             lambda: compiled.symmetric_product(
-                torch.ones(1, 4, 2), torch.ones(1, 1, 2), torch.tensor([0]),
-                torch.tensor([[9, 0, 0]], dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32),
+                torch.ones(1, 4, 2),
+                torch.ones(1, 1, 2),
+                torch.tensor([0]),
+                torch.tensor([[9, 0, 0]], dtype=torch.int32),
+                torch.tensor([0, 1], dtype=torch.int32),
             ),
             r"tree\[0\] leads outside",
         ),
         (
-            lambda: compiled.zbl(torch.ones(1, 3), torch.tensor([0]), torch.ones(1), torch.ones(1), 1, 2.0, 1.0),
+            lambda: compiled.zbl(
+                torch.ones(1, 3), torch.tensor([0]), torch.ones(1), torch.ones(1), 1, 2.0, 1.0
+            ),
             "expected 0 <= inner < outer",
         ),
     ],

@@ -34,8 +34,8 @@ struct Output {
     size_t size = 1;
     for (size_t n : shape) size *= n;
     data = new double[size > 0 ? size : 1]();
-    array = nb::ndarray<nb::numpy, double>(
-        data, shape.size(), shape.data(), nb::capsule(data, [](void* p) noexcept { delete[] static_cast<double*>(p); }));
+    array = nb::ndarray<nb::numpy, double>(data, shape.size(), shape.data(),
+                                           nb::capsule(data, [](void* p) noexcept { delete[] static_cast<double*>(p); }));
   }
 };
 
@@ -55,8 +55,13 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
   check_length(neighbors.shape(0), n_edges, "neighbors");
   check_length(shifts.shape(0), n_edges, "shifts");
   Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
-  const tesseral::EngineInput input{static_cast<int64_t>(n_atoms), static_cast<int64_t>(n_centers), positions.data(),
-                                    species.data(), first.data(), neighbors.data(), shifts.data()};
+  const tesseral::EngineInput input{static_cast<int64_t>(n_atoms),
+                                    static_cast<int64_t>(n_centers),
+                                    positions.data(),
+                                    species.data(),
+                                    first.data(),
+                                    neighbors.data(),
+                                    shifts.data()};
   {
     const nb::gil_scoped_release release;
     engine.compute(input, {energies.data, forces.data, virials.data});
@@ -81,10 +86,12 @@ NB_MODULE(_engine, module) {
       .def_prop_ro("species", &Engine::species, "Element symbols in the order of the species indices.")
       .def_prop_ro("metadata", &Engine::metadata, "The model's metadata as JSON text.")
       .def_prop_ro("instruction_set", &Engine::instruction_set, "Instruction set in use: avx512, avx2 or baseline.")
-      .def("compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
-           nb::arg("shifts"),
-           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
-           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
-           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i). Edges beyond the cutoff are\n"
-           "ignored. Raises ValueError for indices out of range, RuntimeError naming the atom for non-finite results.");
+      .def(
+          "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
+          nb::arg("shifts"),
+          "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
+          "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
+          "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i). Edges beyond the cutoff "
+          "are\n"
+          "ignored. Raises ValueError for indices out of range, RuntimeError naming the atom for non-finite results.");
 }

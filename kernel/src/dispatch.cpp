@@ -7,10 +7,10 @@
 
 namespace tesseral {
 
-#define TESSERAL_DECLARE(isa)               \
-  namespace isa {                           \
-  const Kernels<float>& kernels_float();    \
-  const Kernels<double>& kernels_double();  \
+#define TESSERAL_DECLARE(isa)                    \
+  namespace isa {                                \
+  const Kernels<float>& kernels_float();         \
+  const Kernels<double>& kernels_double();       \
   AtomsFunction<float, float> atoms_float32();   \
   AtomsFunction<float, double> atoms_mixed();    \
   AtomsFunction<double, double> atoms_float64(); \
@@ -39,9 +39,8 @@ InstructionSet instruction_set() {
 }
 
 #ifdef TESSERAL_X86
-#define TESSERAL_CHOOSE(set, call)                                \
-  ((set) == InstructionSet::avx512 ? avx512::call                 \
-   : (set) == InstructionSet::avx2 ? avx2::call : baseline::call)
+#define TESSERAL_CHOOSE(set, call) \
+  ((set) == InstructionSet::avx512 ? avx512::call : (set) == InstructionSet::avx2 ? avx2::call : baseline::call)
 #else
 #define TESSERAL_CHOOSE(set, call) ((void)(set), baseline::call)
 #endif

@@ -109,9 +109,12 @@ class TypedBackend : public Backend {
 
 std::unique_ptr<Backend> make_backend(const ModelFile& file, Precision precision, InstructionSet set) {
   switch (precision) {
-    case Precision::float32: return std::make_unique<TypedBackend<float, float>>(file, set);
-    case Precision::mixed: return std::make_unique<TypedBackend<float, double>>(file, set);
-    case Precision::float64: return std::make_unique<TypedBackend<double, double>>(file, set);
+    case Precision::float32:
+      return std::make_unique<TypedBackend<float, float>>(file, set);
+    case Precision::mixed:
+      return std::make_unique<TypedBackend<float, double>>(file, set);
+    case Precision::float64:
+      return std::make_unique<TypedBackend<double, double>>(file, set);
   }
   throw std::invalid_argument("unknown precision");
 }
@@ -145,10 +148,18 @@ Engine::Engine(const std::string& path, const EngineOptions& options) {
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 
-double Engine::cutoff() const { return state_->cutoff; }
-const std::vector<std::string>& Engine::species() const { return state_->species; }
-const std::string& Engine::metadata() const { return state_->metadata; }
-std::string Engine::instruction_set() const { return kernels_for<double>(state_->set).instruction_set; }
+double Engine::cutoff() const {
+  return state_->cutoff;
+}
+const std::vector<std::string>& Engine::species() const {
+  return state_->species;
+}
+const std::string& Engine::metadata() const {
+  return state_->metadata;
+}
+std::string Engine::instruction_set() const {
+  return kernels_for<double>(state_->set).instruction_set;
+}
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
   check_input(input, static_cast<int64_t>(state_->species.size()));

@@ -177,7 +177,8 @@ EngineParameters<T> read(const ModelFile& file) {
                                static_cast<std::size_t>((p.channel_row - p.n_channels) * p.input_row));
   }
   read_tree(file, p);
-  p.product = pad_rows<T>(file.parameter("product", {n_species, p.n_nodes, p.n_channels}).values, p.n_channels, p.channel_row);
+  p.product =
+      pad_rows<T>(file.parameter("product", {n_species, p.n_nodes, p.n_channels}).values, p.n_channels, p.channel_row);
   read_readout(file, p);
   p.scale = static_cast<T>(file.parameter("scale", {1}).values[0]);
   const Array& e0 = file.parameter("e0", {n_species});

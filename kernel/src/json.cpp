@@ -53,8 +53,12 @@ class JsonParser {
     if (depth > max_depth) fail("nested too deeply");
     Json value;
     switch (peek()) {
-      case '{': object(value, depth); break;
-      case '[': array(value, depth); break;
+      case '{':
+        object(value, depth);
+        break;
+      case '[':
+        array(value, depth);
+        break;
       case '"':
         value.kind_ = Json::Kind::string;
         value.text_ = string();
@@ -65,8 +69,11 @@ class JsonParser {
         value.boolean_ = text_[at_] == 't';
         word(value.boolean_ ? "true" : "false");
         break;
-      case 'n': word("null"); break;
-      default: number(value);
+      case 'n':
+        word("null");
+        break;
+      default:
+        number(value);
     }
     return value;
   }
@@ -116,13 +123,26 @@ class JsonParser {
       if (at_ >= text_.size()) fail("unterminated string");
       c = text_[at_++];
       switch (c) {
-        case 'b': out += '\b'; break;
-        case 'f': out += '\f'; break;
-        case 'n': out += '\n'; break;
-        case 'r': out += '\r'; break;
-        case 't': out += '\t'; break;
-        case 'u': append_utf8(out, code_point()); break;
-        default: out += c;
+        case 'b':
+          out += '\b';
+          break;
+        case 'f':
+          out += '\f';
+          break;
+        case 'n':
+          out += '\n';
+          break;
+        case 'r':
+          out += '\r';
+          break;
+        case 't':
+          out += '\t';
+          break;
+        case 'u':
+          append_utf8(out, code_point());
+          break;
+        default:
+          out += c;
       }
     }
   }
@@ -160,9 +180,13 @@ class JsonParser {
   }
 };
 
-Json Json::parse(const std::string& text) { return JsonParser(text).document(); }
+Json Json::parse(const std::string& text) {
+  return JsonParser(text).document();
+}
 
-bool Json::has(const std::string& key) const { return kind_ == Kind::object && members_.count(key) > 0; }
+bool Json::has(const std::string& key) const {
+  return kind_ == Kind::object && members_.count(key) > 0;
+}
 
 const Json& Json::at(const std::string& key) const {
   const auto found = members_.find(key);

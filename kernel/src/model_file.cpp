@@ -77,7 +77,8 @@ ModelFile ModelFile::read(const std::string& path) {
   file.path = path;
   const auto entries = read_archive(path, {"metadata.json", "parameters.safetensors"});
   if (!entries.count("metadata.json") || !entries.count("parameters.safetensors")) {
-    throw std::runtime_error(path + ": not a Tesseral model file (an archive without metadata.json and "
+    throw std::runtime_error(path +
+                             ": not a Tesseral model file (an archive without metadata.json and "
                              "parameters.safetensors); export the model with `tesseral train`");
   }
   file.metadata_text = entries.at("metadata.json");
@@ -106,8 +107,8 @@ const Array& ModelFile::parameter(const std::string& name, const std::vector<int
     matches = shape[d] < 0 || shape[d] == found->second.shape[d];
   }
   if (!matches) {
-    throw std::runtime_error(path + ": parameter '" + name + "' has shape " + describe(found->second.shape) +
-                             ", expected " + describe(shape));
+    throw std::runtime_error(path + ": parameter '" + name + "' has shape " + describe(found->second.shape) + ", expected " +
+                             describe(shape));
   }
   return found->second;
 }

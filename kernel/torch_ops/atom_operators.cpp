@@ -69,9 +69,12 @@ class Mix : public torch::autograd::Function<Mix> {
     data["species"] = arguments.species;
     data["sizes"] = std::vector<int64_t>{arguments.l_max, arguments.n_inputs, arguments.n_channels, arguments.n_species};
     switch (static_cast<MixForm>(form)) {
-      case MixForm::forward: return mix_forward(a, b, arguments);
-      case MixForm::input_gradient: return mix_input_gradient(a, b, arguments);
-      case MixForm::weight_gradient: return mix_weight_gradient(a, b, arguments);
+      case MixForm::forward:
+        return mix_forward(a, b, arguments);
+      case MixForm::input_gradient:
+        return mix_input_gradient(a, b, arguments);
+      case MixForm::weight_gradient:
+        return mix_weight_gradient(a, b, arguments);
     }
     TORCH_CHECK(false, "tesseral: unknown form of mix");
   }
@@ -125,9 +128,13 @@ struct ProductArguments {
   Tensor species, tree, roots;
 
   ProductShape shape(const Tensor& A, const Tensor& coefficients) const {
-    return {static_cast<int>(A.size(1)), static_cast<int>(A.size(2)), static_cast<int>(coefficients.size(1)),
-            static_cast<int>(roots.size(0) - 1), reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>()),
-            roots.const_data_ptr<int32_t>(), species.const_data_ptr<int64_t>()};
+    return {static_cast<int>(A.size(1)),
+            static_cast<int>(A.size(2)),
+            static_cast<int>(coefficients.size(1)),
+            static_cast<int>(roots.size(0) - 1),
+            reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>()),
+            roots.const_data_ptr<int32_t>(),
+            species.const_data_ptr<int64_t>()};
   }
   void save(AutogradContext* context) const {
     context->saved_data["species"] = species;
@@ -197,9 +204,8 @@ class ProductGradient : public torch::autograd::Function<ProductGradient> {
     Tensor sum;
     AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "symmetric_product_gradient", [&] {
       if (with_coefficients) {
-        sum = parallel_sum(a.size(0), c.sizes(), c.options(), [&](Range range, Tensor& own) {
-          body(scalar_t(0), range, own.mutable_data_ptr<scalar_t>());
-        });
+        sum = parallel_sum(a.size(0), c.sizes(), c.options(),
+                           [&](Range range, Tensor& own) { body(scalar_t(0), range, own.mutable_data_ptr<scalar_t>()); });
       } else {
         parallel(a.size(0), [&](Range range) { body(scalar_t(0), range, nullptr); });
       }
@@ -219,8 +225,8 @@ class Product : public torch::autograd::Function<Product> {
   static variable_list backward(AutogradContext* context, variable_list outputs) {
     const auto saved = context->get_saved_variables();
     const bool with_coefficients = context->needs_input_grad(1);
-    const variable_list parts = ProductGradient::apply(saved[0], saved[1], outputs[0], with_coefficients,
-                                                       ProductArguments::saved(context));
+    const variable_list parts =
+        ProductGradient::apply(saved[0], saved[1], outputs[0], with_coefficients, ProductArguments::saved(context));
     return {parts[0], with_coefficients ? parts[1] : Tensor(), Tensor()};
   }
 };
@@ -261,9 +267,8 @@ Tensor symmetric_product(const Tensor& A, const Tensor& coefficients, const Tens
 
 TORCH_LIBRARY_FRAGMENT(tesseral, library) {
   library.def("mix(Tensor features, Tensor weights, Tensor species) -> Tensor", &mix);
-  library.def(
-      "symmetric_product(Tensor A, Tensor coefficients, Tensor species, Tensor tree, Tensor roots) -> Tensor",
-      &symmetric_product);
+  library.def("symmetric_product(Tensor A, Tensor coefficients, Tensor species, Tensor tree, Tensor roots) -> Tensor",
+              &symmetric_product);
 }
 
 }  // namespace tesseral::torch_ops

@@ -20,17 +20,21 @@ using torch::autograd::variable_list;
 /// Atoms per task of a parallel loop.
 constexpr int64_t grain = 32;
 
-inline void check(bool condition, const std::string& message) { TORCH_CHECK_VALUE(condition, "tesseral: ", message); }
+inline void check(bool condition, const std::string& message) {
+  TORCH_CHECK_VALUE(condition, "tesseral: ", message);
+}
 [[noreturn]] inline void fail(const std::string& message) {
   check(false, message);
   std::abort();  // not reached
 }
 
-inline Tensor contiguous(const Tensor& tensor) { return tensor.detach().contiguous(); }
+inline Tensor contiguous(const Tensor& tensor) {
+  return tensor.detach().contiguous();
+}
 
 inline void check_real(const Tensor& tensor, const char* name) {
-  check(tensor.device().is_cpu(), std::string(name) + ": the compiled operators run on CPU tensors, got " +
-                                      tensor.device().str());
+  check(tensor.device().is_cpu(),
+        std::string(name) + ": the compiled operators run on CPU tensors, got " + tensor.device().str());
   check(tensor.scalar_type() == torch::kFloat32 || tensor.scalar_type() == torch::kFloat64,
         std::string(name) + ": expected float32 or float64, got " + std::string(torch::toString(tensor.scalar_type())));
 }
@@ -45,9 +49,9 @@ inline void check_shape(const Tensor& tensor, const char* name, std::vector<int6
 }
 
 inline void check_same_dtype(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
-  check(a.scalar_type() == b.scalar_type(),
-        std::string(a_name) + " is " + torch::toString(a.scalar_type()) + " but " + b_name + " is " +
-            torch::toString(b.scalar_type()) + ": give both the same dtype");
+  check(a.scalar_type() == b.scalar_type(), std::string(a_name) + " is " + torch::toString(a.scalar_type()) + " but " +
+                                                b_name + " is " + torch::toString(b.scalar_type()) +
+                                                ": give both the same dtype");
 }
 
 /// int64 indices of shape [size] with 0 <= value < bound.

@@ -225,8 +225,11 @@ struct DensityArguments {
   }
   static DensityArguments saved(AutogradContext* context) {
     auto& data = context->saved_data;
-    return {data["centers"].toTensor(), data["neighbor_species"].toTensor(), data["n_atoms"].toInt(),
-            data["n_species"].toInt(), data["l_max"].toInt(),
+    return {data["centers"].toTensor(),
+            data["neighbor_species"].toTensor(),
+            data["n_atoms"].toInt(),
+            data["n_species"].toInt(),
+            data["l_max"].toInt(),
             {data["basis"].toStringRef(), data["n_radial"].toInt(), data["cutoff"].toDouble(), data["table"].toTensor()}};
   }
   int64_t n_inputs() const { return n_species * radial.n_radial; }
@@ -316,7 +319,11 @@ DensityArguments checked_arguments(const Tensor& vectors, const Tensor& centers,
   checked_harmonics(l_max);
   const int64_t n_edges = vectors.size(0);
   return {checked_indices(centers, "centers", n_edges, n_atoms),
-          checked_indices(neighbor_species, "neighbor_species", n_edges, n_species), n_atoms, n_species, l_max, radial};
+          checked_indices(neighbor_species, "neighbor_species", n_edges, n_species),
+          n_atoms,
+          n_species,
+          l_max,
+          radial};
 }
 
 Tensor density(const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species, int64_t n_atoms,
@@ -326,9 +333,9 @@ Tensor density(const Tensor& vectors, const Tensor& centers, const Tensor& neigh
                                                    {basis, n_radial, cutoff, contiguous(table)}));
 }
 
-Tensor density_gradient(const Tensor& gradient, const Tensor& vectors, const Tensor& centers,
-                        const Tensor& neighbor_species, int64_t n_species, int64_t l_max, const std::string& basis,
-                        int64_t n_radial, double cutoff, const Tensor& table) {
+Tensor density_gradient(const Tensor& gradient, const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species,
+                        int64_t n_species, int64_t l_max, const std::string& basis, int64_t n_radial, double cutoff,
+                        const Tensor& table) {
   const auto arguments = checked_arguments(vectors, centers, neighbor_species, gradient.size(0), n_species, l_max,
                                            {basis, n_radial, cutoff, contiguous(table)});
   check_shape(gradient, "gradient", {-1, arguments.n_inputs(), arguments.n_harmonics()});
@@ -340,7 +347,8 @@ Tensor density_gradient(const Tensor& gradient, const Tensor& vectors, const Ten
 
 TORCH_LIBRARY_FRAGMENT(tesseral, library) {
   library.def("spherical_harmonics(Tensor vectors, int l_max) -> Tensor", &spherical_harmonics);
-  library.def("radial_basis(Tensor distances, str basis, int n_radial, float cutoff, Tensor table) -> Tensor", &radial_basis);
+  library.def("radial_basis(Tensor distances, str basis, int n_radial, float cutoff, Tensor table) -> Tensor",
+              &radial_basis);
   library.def(
       "zbl(Tensor vectors, Tensor centers, Tensor center_numbers, Tensor neighbor_numbers, int n_atoms, float inner, "
       "float outer) -> Tensor",

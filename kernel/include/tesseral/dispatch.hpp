@@ -12,8 +12,8 @@ enum class InstructionSet { baseline, avx2, avx512 };
 /// The best one that this machine supports.
 InstructionSet instruction_set();
 
-/// One by its name: "baseline", "avx2", "avx512", or "auto" for the best. Throws std::invalid_argument naming those that this
-/// machine supports.
+/// One by its name: "baseline", "avx2", "avx512", or "auto" for the best. Throws std::invalid_argument naming those that
+/// this machine supports.
 InstructionSet instruction_set_named(const std::string& name);
 
 template <class T>

@@ -13,20 +13,20 @@ enum class Precision { float32, mixed, float64 };
 
 /// Atoms with a neighbour list in CSR form. Units: Å.
 struct EngineInput {
-  int64_t n_atoms = 0;                   // rows of positions and species, ghosts included
-  int64_t n_centers = 0;                 // the first n_centers atoms have energies
-  const double* positions = nullptr;     // [n_atoms, 3]
-  const int32_t* species = nullptr;      // [n_atoms] index into the model's species
-  const int64_t* first = nullptr;        // [n_centers+1]
-  const int32_t* neighbors = nullptr;    // [E] atom index; edges beyond the cutoff are ignored
-  const double* shifts = nullptr;        // [E, 3] added to r_j - r_i (null: none)
+  int64_t n_atoms = 0;                 // rows of positions and species, ghosts included
+  int64_t n_centers = 0;               // the first n_centers atoms have energies
+  const double* positions = nullptr;   // [n_atoms, 3]
+  const int32_t* species = nullptr;    // [n_atoms] index into the model's species
+  const int64_t* first = nullptr;      // [n_centers+1]
+  const int32_t* neighbors = nullptr;  // [E] atom index; edges beyond the cutoff are ignored
+  const double* shifts = nullptr;      // [E, 3] added to r_j - r_i (null: none)
 };
 
 /// Results, overwritten; eV, eV/Å.
 struct EngineOutput {
-  double* energies = nullptr;            // [n_centers]
-  double* forces = nullptr;              // [n_atoms, 3]
-  double* virials = nullptr;             // [n_centers, 3, 3] sum_j r_ij (x) dE/dr_ij (not symmetrised), or null
+  double* energies = nullptr;  // [n_centers]
+  double* forces = nullptr;    // [n_atoms, 3]
+  double* virials = nullptr;   // [n_centers, 3, 3] sum_j r_ij (x) dE/dr_ij (not symmetrised), or null
 };
 
 struct EngineOptions {
@@ -44,7 +44,7 @@ class Engine {
 
   double cutoff() const;
   const std::vector<std::string>& species() const;
-  const std::string& metadata() const;   // JSON text
+  const std::string& metadata() const;  // JSON text
   std::string instruction_set() const;
 
   /// Throws std::invalid_argument for indices out of range, std::runtime_error naming the atom for non-finite results.

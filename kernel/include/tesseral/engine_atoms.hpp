@@ -12,47 +12,49 @@ namespace tesseral {
 
 /// Rows are padded to this many numbers, a multiple of every pack's lanes.
 constexpr int row_padding = 16;
-constexpr int padded_row(int n) { return (n + row_padding - 1) / row_padding * row_padding; }
+constexpr int padded_row(int n) {
+  return (n + row_padding - 1) / row_padding * row_padding;
+}
 
 /// One layer y = x W + b in both orientations; all but the last are followed by SiLU.
 template <class T>
 struct DenseLayer {
-  int n_in, n_out;                       // unpadded
-  std::vector<T> weights;                // [n_in, padded n_out]
-  std::vector<T> transposed;             // [n_out, padded n_in]
-  std::vector<T> bias;                   // [padded n_out]
+  int n_in, n_out;            // unpadded
+  std::vector<T> weights;     // [n_in, padded n_out]
+  std::vector<T> transposed;  // [n_out, padded n_in]
+  std::vector<T> bias;        // [padded n_out]
 };
 
 template <class T>
 struct EngineParameters {
   DensityOptions<T> density;
   int l_max = 0, n_inputs = 0, n_channels = 0, n_nodes = 0;
-  int input_row = 0, channel_row = 0;    // padded n_inputs, n_channels
-  std::vector<T> mixing;                 // [S, l_max+1, n_inputs, channel_row]
-  std::vector<T> mixing_transposed;      // [S, l_max+1, channel_row, input_row]
+  int input_row = 0, channel_row = 0;  // padded n_inputs, n_channels
+  std::vector<T> mixing;               // [S, l_max+1, n_inputs, channel_row]
+  std::vector<T> mixing_transposed;    // [S, l_max+1, channel_row, input_row]
   std::vector<TreeNode> tree;
   std::vector<int32_t> roots;
-  std::vector<T> product;                // [S, n_nodes, channel_row]
-  std::vector<T> linear;                 // [channel_row] linear readout of the product
-  std::vector<DenseLayer<T>> layers;     // of the MLP readout; may be empty
+  std::vector<T> product;             // [S, n_nodes, channel_row]
+  std::vector<T> linear;              // [channel_row] linear readout of the product
+  std::vector<DenseLayer<T>> layers;  // of the MLP readout; may be empty
   std::vector<T> radial_table;
   T scale = 0;
-  std::vector<double> atomic_energy;     // [S] E0 + shift
+  std::vector<double> atomic_energy;  // [S] E0 + shift
   bool has_repulsion = false;
   Repulsion repulsion{0, 0};
-  std::vector<T> repulsion_strength;     // [S, S]
-  std::vector<T> inverse_screening;      // [S, S]
+  std::vector<T> repulsion_strength;  // [S, S]
+  std::vector<T> inverse_screening;   // [S, S]
 };
 
 /// Working arrays of one thread.
 template <class T>
 struct EngineScratch {
-  std::vector<T> vectors, gradients;     // [edges, 3]
-  std::vector<int64_t> species;          // [edges]
-  std::vector<int32_t> neighbors;        // [edges]
-  std::vector<T> phi, dphi;              // [n_inputs, padded LM]
-  std::vector<T> A, dA;                  // [LM, channel_row]
-  std::vector<T> B, dB;                  // [channel_row]
+  std::vector<T> vectors, gradients;       // [edges, 3]
+  std::vector<int64_t> species;            // [edges]
+  std::vector<int32_t> neighbors;          // [edges]
+  std::vector<T> phi, dphi;                // [n_inputs, padded LM]
+  std::vector<T> A, dA;                    // [LM, channel_row]
+  std::vector<T> B, dB;                    // [channel_row]
   std::vector<T> hidden, slopes, adjoint;  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
 
   EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
@@ -61,9 +63,9 @@ struct EngineScratch {
 /// Sums of one thread, of type Sum (float or double); forces added to.
 template <class Sum>
 struct EngineSums {
-  double* energies;                      // [n_centers]
-  Sum* forces;                           // [n_atoms, 3]
-  double* virials;                       // [n_centers, 9] or null
+  double* energies;  // [n_centers]
+  Sum* forces;       // [n_atoms, 3]
+  double* virials;   // [n_centers, 9] or null
 };
 
 template <class T, class Sum>

@@ -11,9 +11,9 @@ template <class V>
 struct Harmonics {
   using T = Element<V>;
   const HarmonicConstants<T>& constants;
-  V cosine[max_l + 1];                 // C_m = Re (x+iy)^m
-  V sine[max_l + 1];                   // S_m = Im (x+iy)^m
-  V legendre[max_l + 1][max_l + 1];    // F_lm(z)
+  V cosine[max_l + 1];               // C_m = Re (x+iy)^m
+  V sine[max_l + 1];                 // S_m = Im (x+iy)^m
+  V legendre[max_l + 1][max_l + 1];  // F_lm(z)
 
   Harmonics(const HarmonicConstants<T>& table, const V& x, const V& y, const V& z) : constants(table) {
     const int l_max = table.l_max;

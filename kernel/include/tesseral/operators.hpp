@@ -20,10 +20,10 @@ constexpr int max_order = 4;
 template <class T>
 struct HarmonicConstants {
   int l_max;
-  T diagonal[max_l + 1];                 // F_mm
-  T rise[max_l + 1][max_l + 1];          // F_lm = rise[l][m] z F_{l-1,m} - drop[l][m] F_{l-2,m}
+  T diagonal[max_l + 1];         // F_mm
+  T rise[max_l + 1][max_l + 1];  // F_lm = rise[l][m] z F_{l-1,m} - drop[l][m] F_{l-2,m}
   T drop[max_l + 1][max_l + 1];
-  T slope[max_l + 1][max_l + 1];         // dF_lm/dz = slope[l][m] F_{l,m+1}
+  T slope[max_l + 1][max_l + 1];  // dF_lm/dz = slope[l][m] F_{l,m+1}
   explicit HarmonicConstants(int l_max = 0);
 };
 
@@ -35,7 +35,7 @@ struct RadialBasis {
   RadialKind kind = RadialKind::bessel;
   int n_radial = 0;
   T cutoff = 0;
-  const T* table = nullptr;              // spline: [n_intervals, n_radial, 4]
+  const T* table = nullptr;  // spline: [n_intervals, n_radial, 4]
   int n_intervals = 0;
 };
 
@@ -49,10 +49,10 @@ struct DensityOptions {
 /// Edges of the atoms [0, n): those of atom i are first[i] .. first[i+1]-1.
 template <class T>
 struct Edges {
-  const T* vectors;                      // [E, 3]
-  const T* tangents;                     // [E, 3] direction of a derivative, or null
-  const int64_t* first;                  // [N+1]
-  const int64_t* neighbor_species;       // [E]
+  const T* vectors;                 // [E, 3]
+  const T* tangents;                // [E, 3] direction of a derivative, or null
+  const int64_t* first;             // [N+1]
+  const int64_t* neighbor_species;  // [E]
 };
 
 /// Half-open range of atoms (or edges) that one thread works on.
@@ -65,9 +65,9 @@ struct Range {
 template <class T>
 struct MixShape {
   int l_max;
-  int n_inputs;                          // C
-  int n_channels;                        // K
-  const int64_t* species;                // [N]
+  int n_inputs;            // C
+  int n_channels;          // K
+  const int64_t* species;  // [N]
 };
 
 /// Node of a Horner tree of monomials: children are first_child .. last_child-1.
@@ -82,9 +82,9 @@ struct ProductShape {
   int n_channels;
   int n_nodes;
   int n_outputs;
-  const TreeNode* tree;                  // [n_nodes]
-  const int32_t* roots;                  // [n_outputs+1]
-  const int64_t* species;                // [N]
+  const TreeNode* tree;    // [n_nodes]
+  const int32_t* roots;    // [n_outputs+1]
+  const int64_t* species;  // [N]
 };
 
 /// Distances between which the screened nuclear repulsion is switched off (Å).
@@ -125,7 +125,8 @@ struct Kernels {
   void (*product)(const ProductShape&, const T* A, const T* coefficients, Range, T* out);
   // <G, product> differentiated: gA [N,LM,K] overwritten, gc [S,n_nodes,K] added to unless its values are null.
   // With A.tangents (and coefficients.tangents or null): the tangents of gA, gc and of the product itself.
-  void (*product_gradient)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range, T* gA, T* gc);
+  void (*product_gradient)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range, T* gA,
+                           T* gc);
   void (*product_gradient_tangent)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range,
                                    T* gA, T* gc, T* out);
 };

@@ -38,10 +38,10 @@ template <class V, int B, Wanted wanted>
 struct ProductTraversal {
   using T = Element<V>;
   const TreeNode* tree;
-  int row;                    // channel stride of all arrays
-  Stream<V> A;                // [LM, row]
-  Stream<V> coefficients;     // [n_nodes, row]
-  Stream<V> gradient;         // of A, added to
+  int row;                 // channel stride of all arrays
+  Stream<V> A;             // [LM, row]
+  Stream<V> coefficients;  // [n_nodes, row]
+  Stream<V> gradient;      // of A, added to
   Stream<V> coefficient_gradient;
 
   /// value = coefficient + sum over children of A * value(child); adjoint = d(total)/d(value) goes down the tree.
@@ -93,7 +93,7 @@ struct ProductAtom {
   int row;
   Stream<V> A, coefficients, gradient, coefficient_gradient;
   const T* cotangent;
-  Stream<V> out;              // added to; may have null arrays
+  Stream<V> out;  // added to; may have null arrays
 
   void run() const {
     int block = 0;

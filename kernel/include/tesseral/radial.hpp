@@ -146,10 +146,14 @@ inline void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, V
   const V scaled = (T(1) / basis.cutoff) * r;
   const V x = select(value_of(scaled) < T(1), scaled, constant<V>(1));
   switch (basis.kind) {
-    case RadialKind::bessel: return bessel(basis, r, x, R, dR);
-    case RadialKind::chebyshev: return chebyshev(basis, x, R, dR);
-    case RadialKind::gaussian: return gaussian(basis, r, x, R, dR);
-    case RadialKind::spline: return spline(basis, x, R, dR);
+    case RadialKind::bessel:
+      return bessel(basis, r, x, R, dR);
+    case RadialKind::chebyshev:
+      return chebyshev(basis, x, R, dR);
+    case RadialKind::gaussian:
+      return gaussian(basis, r, x, R, dR);
+    case RadialKind::spline:
+      return spline(basis, x, R, dR);
   }
 }
 

@@ -246,8 +246,14 @@ void atoms(const EngineParameters<T>& parameters, const EngineInput& input, Rang
 
 }  // namespace
 
-AtomsFunction<float, float> atoms_float32() { return &atoms<float, float>; }
-AtomsFunction<float, double> atoms_mixed() { return &atoms<float, double>; }
-AtomsFunction<double, double> atoms_float64() { return &atoms<double, double>; }
+AtomsFunction<float, float> atoms_float32() {
+  return &atoms<float, float>;
+}
+AtomsFunction<float, double> atoms_mixed() {
+  return &atoms<float, double>;
+}
+AtomsFunction<double, double> atoms_float64() {
+  return &atoms<double, double>;
+}
 
 }  // namespace tesseral::TESSERAL_ISA

@@ -41,14 +41,15 @@ void fill_zero(T* target, int64_t size) {
   for (int64_t k = 0; k < size; ++k) target[k] = T(0);
 }
 
-int harmonics_of(int l_max) { return (l_max + 1) * (l_max + 1); }
+int harmonics_of(int l_max) {
+  return (l_max + 1) * (l_max + 1);
+}
 
 /// Runs visit(lanes, direction) for packs of edges, with a dual direction where there are tangents.
 template <class T, class V, class Visit>
 void over_edges(const T* vectors, const T* tangents, Range range, Visit visit) {
-  for_each_pack<T>(range.begin, range.end, [&](const Lanes<T>& pack) {
-    visit(pack, direction_of(vectors, tangents, T(1), pack, V{}));
-  });
+  for_each_pack<T>(range.begin, range.end,
+                   [&](const Lanes<T>& pack) { visit(pack, direction_of(vectors, tangents, T(1), pack, V{})); });
 }
 
 template <class T, class V>
@@ -296,15 +297,16 @@ void product(const ProductShape& shape, const T* A, const T* coefficients, Range
     work.take(A, i, shape.n_harmonics, work.A);
     fill_zero<T>(work.out, work.row * shape.n_outputs);
     ProductAtom<V, Wanted::value>{shape, work.row, {work.A, nullptr}, {work.coefficients + work.coefficients_of(i), nullptr},
-                                  {}, {}, nullptr, {work.out, nullptr}}.run();
+                                  {},    {},       nullptr,           {work.out, nullptr}}
+        .run();
     work.give(work.out, i, shape.n_outputs, out);
   }
 }
 
 /// Runs the atoms of a range through the traversal that fits what is wanted.
 template <class T, class V, Wanted wanted>
-void product_gradient_of_atoms(const ProductWorkspace<T>& work, Field<const T> A, const T* coefficient_tangents,
-                               const T* G, Range range, T* gA, T* gc, T* out) {
+void product_gradient_of_atoms(const ProductWorkspace<T>& work, Field<const T> A, const T* coefficient_tangents, const T* G,
+                               Range range, T* gA, T* gc, T* out) {
   constexpr bool dual = sizeof(V) > sizeof(Pack<T>);
   const ProductShape& shape = work.shape;
   for (int64_t i = range.begin; i < range.end; ++i) {
@@ -360,14 +362,28 @@ void product_gradient_tangent(const ProductShape& shape, Field<const T> A, Field
 
 template <class T>
 const Kernels<T> table = {
-    TESSERAL_ISA_NAME,     harmonics<T>,  harmonics_gradient<T>,    radial<T>,
-    repulsion_of_pairs<T>, density<T>,    density_gradient_of_atoms<T>, mix<T>,
-    mix_input_gradient<T>, mix_weight_gradient<T>, product<T>, product_gradient<T>, product_gradient_tangent<T>,
+    TESSERAL_ISA_NAME,
+    harmonics<T>,
+    harmonics_gradient<T>,
+    radial<T>,
+    repulsion_of_pairs<T>,
+    density<T>,
+    density_gradient_of_atoms<T>,
+    mix<T>,
+    mix_input_gradient<T>,
+    mix_weight_gradient<T>,
+    product<T>,
+    product_gradient<T>,
+    product_gradient_tangent<T>,
 };
 
 }  // namespace
 
-const Kernels<float>& kernels_float() { return table<float>; }
-const Kernels<double>& kernels_double() { return table<double>; }
+const Kernels<float>& kernels_float() {
+  return table<float>;
+}
+const Kernels<double>& kernels_double() {
+  return table<double>;
+}
 
 }  // namespace tesseral::TESSERAL_ISA

@@ -28,24 +28,29 @@ def summary(run: Run, simulation: Simulation) -> dict[str, Any]:
     """Figures of merit of a run.
 
     Returns:
-        engine, energy_drift (eV/atom/ps, slope of the total energy), energy_fluctuation (eV/atom, root mean
-        square about that line), temperature (K, after the first fifth), steps_per_second,
+        engine; after the first fifth of the run energy_drift (eV/atom/ps, slope of the total energy),
+        energy_fluctuation (eV/atom, root mean square about that line) and temperature (K); steps_per_second,
         microseconds_per_atom_step.
     """
     n_atoms = len(simulation.atoms)
-    energies = np.add(run.potential_energies, run.kinetic_energies) / n_atoms
-    energies -= energies[0]  # total energies are large; the fit needs their digits
-    slope, offset = np.polyfit(run.times, energies, 1)
-    residual = energies - (slope * np.array(run.times) + offset)
-    settled = int(EQUILIBRATION * len(run.times))
+    settled = slice(int(EQUILIBRATION * len(run.times)), None)
+    times, energies = np.array(run.times)[settled], _total_energies(run)[settled] / n_atoms
+    slope, offset = np.polyfit(times, energies, 1)
+    residual = energies - (slope * times + offset)
     return {
         "engine": run.engine,
         "energy_drift": float(slope),
         "energy_fluctuation": float(np.sqrt(np.mean(residual**2))),
-        "temperature": float(np.mean(run.temperatures[settled:])),
+        "temperature": float(np.mean(run.temperatures[settled])),
         "steps_per_second": simulation.n_steps / run.seconds,
         "microseconds_per_atom_step": 1e6 * run.seconds / simulation.n_steps / n_atoms,
     }
+
+
+def _total_energies(run: Run) -> NDArray[np.float64]:
+    """Change of the total energy since the start, [n_samples] in eV: small numbers keep their digits."""
+    potential, kinetic = np.array(run.potential_energies), np.array(run.kinetic_energies)
+    return (potential - potential[0]) + (kinetic - kinetic[0])
 
 
 def radial_distribution(frames: Sequence[Atoms]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -100,8 +105,7 @@ def _energy_plot(runs: Sequence[Run], n_atoms: int) -> Figure:
     figure = Figure(figsize=(7, 6), layout="constrained")
     total, potential = figure.subplots(2, 1, sharex=True)
     for run in runs:
-        energies = np.add(run.potential_energies, run.kinetic_energies)
-        total.plot(run.times, 1e6 * (energies - energies[0]) / n_atoms, label=run.engine, linewidth=0.8)
+        total.plot(run.times, 1e6 * _total_energies(run) / n_atoms, label=run.engine, linewidth=0.8)
         change = np.subtract(run.potential_energies, run.potential_energies[0])
         potential.plot(run.times, 1e3 * change / n_atoms, label=run.engine, linewidth=0.8)
     total.set_ylabel("total energy, change / (µeV/atom)")

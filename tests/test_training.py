@@ -1,0 +1,401 @@
+"""Training: the loss against written-out sums, exact resume after a kill, interruption, the whole command."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from tesseral.calculator import evaluate
+from tesseral.models.checkpoint import CheckpointError, Progress
+from tesseral.models.config import Config, LossConfig, LossWeights, TrainingConfig
+from tesseral.models.config_file import dump_config, parse_config
+from tesseral.models.data import Batch, build_structure, collate
+from tesseral.models.file import read_model
+from tesseral.models.frames import DataError, Frame, read_frames
+from tesseral.models.loss import ErrorSums, loss_value, penalties, predict, residuals, weights_at
+from tesseral.models.metrics import error_table
+from tesseral.models.optimisation import AveragedWeights, learning_rate
+from tesseral.models.pipeline import train
+from tesseral.models.prepare import build_model, prepare_data
+from tesseral.models.training import Trainer, TrainingError, TrainingInterrupted
+
+RUN = "import sys; from tesseral.cli import main; main()"
+
+
+def copper(seed: int, n_cells: int = 1) -> Atoms:
+    """A rattled, strained copper crystal labelled by ASE's effective-medium theory."""
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Cu", cubic=True) * (n_cells, 1, 1)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.03 * rng.normal(size=(3, 3))), scale_atoms=True)
+    atoms.rattle(0.1, rng=rng)
+    atoms.calc = EMT()
+    result = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    result.info = {
+        "REF_energy": atoms.get_potential_energy() - 2.0 * len(atoms),
+        "REF_stress": atoms.get_stress(voigt=False),
+        "config_type": "strained" if seed % 2 else "rattled",
+    }
+    result.arrays["REF_forces"] = atoms.get_forces()
+    return result
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "copper.xyz"
+    structures = [copper(seed, 1 + seed % 2) for seed in range(16)]
+    del structures[3].info["REF_energy"], structures[5].arrays["REF_forces"], structures[6].info["REF_stress"]
+    ase.io.write(path, structures, format="extxyz")
+    return path
+
+
+def settings(data_file: Path, **training: Any) -> Config:
+    content = {
+        "name": "copper",
+        "data": {"train": str(data_file), "validation": 0.25, "test": str(data_file)},
+        "model": {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "features": 4, "readout": [4]},
+        "training": {
+            "epochs": 6,
+            "batch_size": 4,
+            "threads": 1,
+            "learning_rate": 0.02,
+            "checkpoint_interval": 0,
+            "loss": {"energy": 1.0, "forces": 10.0, "stress": 10.0},
+            **training,
+        },
+    }
+    return parse_config(content)
+
+
+class TwoSprings(torch.nn.Module):
+    """E_i = sum_j k r_ij^2 / 2 + c: energies, forces and stress known on paper."""
+
+    def __init__(self, stiffness: float) -> None:
+        super().__init__()
+        self.stiffness = torch.nn.Parameter(torch.tensor([[stiffness]], dtype=torch.float64))
+
+    def energies_and_gradients(
+        self, vectors: torch.Tensor, centers: torch.Tensor, neighbors: torch.Tensor, species: torch.Tensor, differentiable: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        k = self.stiffness[0, 0]
+        energies = torch.zeros(len(species), dtype=vectors.dtype)
+        return energies.index_add(0, centers, 0.5 * k * vectors.square().sum(1)), k * vectors
+
+
+def spring_batch() -> tuple[Batch, list[Frame]]:
+    """A dimer with energy and forces, and a crystal with energy and stress."""
+    dimer = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 2.5]])
+    crystal = bulk("Cu")
+    frames = [
+        Frame(dimer, 3.0, np.ones((2, 3)), None, "a", "dimer"),
+        Frame(crystal, -1.0, None, 0.1 * np.eye(3), "b", "crystal"),
+    ]
+    return collate([build_structure(f, ["Cu"], 3.0, np.array([0.5]), torch.float64) for f in frames]), frames
+
+
+def test_energies_forces_and_stress_of_springs() -> None:
+    batch, frames = spring_batch()
+    result = predict(TwoSprings(0.2), batch, True, False)
+    distance = frames[1].atoms.cell.cellpar()[0]  # 12 nearest neighbours
+    assert result.energy.tolist() == pytest.approx([0.2 * 2.5**2, 12 * 0.1 * distance**2])
+    # each directed edge carries k r^2 / 2: the bond is a spring of 2 k
+    np.testing.assert_allclose(result.forces[:2], [[0, 0, 1.0], [0, 0, -1.0]], atol=1e-12)
+    np.testing.assert_allclose(result.forces[2:], 0.0, atol=1e-12)
+    assert result.stress is not None
+    expected = 12 * 0.2 * distance**2 / 3 / frames[1].atoms.get_volume()
+    np.testing.assert_allclose(result.stress[1], expected * np.eye(3), atol=1e-12)
+    assert predict(TwoSprings(0.2), batch, False, False).stress is None
+
+
+def test_loss_is_the_weighted_mean_over_what_is_labelled() -> None:
+    batch, _ = spring_batch()
+    result = predict(TwoSprings(0.2), batch, True, False)
+    assert result.stress is not None
+    weights = LossWeights(energy=2.0, forces=3.0, stress=5.0)
+    energy = [(float(result.energy[0]) - 2.0) / 2, float(result.energy[1]) + 1.5]
+    forces = (result.forces[:2] - 1.0).square().mean()
+    stress = (result.stress[1] - 0.1 * torch.eye(3, dtype=torch.float64)).square().mean()
+    expected = 2.0 * np.mean(np.square(energy)) + 3.0 * float(forces) + 5.0 * float(stress)
+    assert float(loss_value(residuals(result, batch), weights, LossConfig())) == pytest.approx(expected, rel=1e-12)
+    sums = ErrorSums()
+    sums.add(residuals(result, batch), LossConfig())
+    assert sums.loss(weights) == pytest.approx(expected, rel=1e-12)
+    assert sums.summary()["energy_mae"] == pytest.approx(1000 * np.mean(np.abs(energy)))
+    assert sums.summary()["forces_rmse"] == pytest.approx(1000 * math.sqrt(forces))
+
+
+def test_huber_is_square_inside_linear_outside_and_smooth() -> None:
+    errors = torch.tensor([-3.0, -0.5, 0.2, 2.0], dtype=torch.float64, requires_grad=True)
+    values = penalties(errors, "huber", 0.5)
+    assert values.tolist() == pytest.approx([2.75, 0.25, 0.04, 1.75])
+    assert torch.autograd.grad(values.sum(), errors)[0].tolist() == pytest.approx([-1.0, -1.0, 0.4, 1.0])
+
+
+def test_second_stage_weights_hold_from_its_fraction_of_the_epochs() -> None:
+    loss = LossConfig(energy=1.0, second_stage={"start": 0.5, "energy": 100.0})
+    assert [weights_at(loss, epoch, 4).energy for epoch in range(4)] == [1.0, 1.0, 100.0, 100.0]
+
+
+def test_learning_rate_warms_up_and_falls_to_its_final_fraction() -> None:
+    options = TrainingConfig(epochs=10, warmup_epochs=1, learning_rate=1.0, final_learning_rate_fraction=0.1)
+    rates = [learning_rate(options, step, 5) for step in range(51)]
+    assert rates[:5] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert rates[5] == 1.0 and rates[50] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False))
+    constant = options.model_copy(update={"schedule": "constant"})
+    assert learning_rate(constant, 40, 5) == 1.0
+
+
+def test_averaged_weights_follow_their_formula_and_leave_the_model_alone() -> None:
+    model = TwoSprings(1.0)
+    average = AveragedWeights(model, 0.9)
+    with torch.no_grad():
+        model.stiffness.fill_(2.0)
+    average.update(1)  # decay min(0.9, 2/11)
+    expected = 2 / 11 * 1.0 + 9 / 11 * 2.0
+    with average.in_place():
+        assert model.stiffness.item() == pytest.approx(expected)
+    assert model.stiffness.item() == 2.0
+
+
+def test_training_writes_everything_and_learns(data_file: Path, tmp_path: Path) -> None:
+    stage = {"energy": 1.0, "forces": 10.0, "stress": 10.0, "second_stage": {"start": 0.5, "energy": 100.0}}
+    config = settings(data_file, epochs=40, loss=stage)
+    console = Console(file=open(tmp_path / "screen", "w"), width=200)
+    with console.file:
+        tables = train(config, tmp_path / "run", console=console)
+    assert tables["test"]["energy_per_atom"]["rmse"] < 20.0  # the labels spread over 100 meV/atom
+    files = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    plots = {f"report/{n}.png" for n in ("parity_energy", "parity_forces", "parity_stress", "error_distributions", "learning_curve")}
+    assert files == {"model.pt", "checkpoint.safetensors", "config.yaml", "log.jsonl", "report/metrics.json"} | plots
+    history = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == list(range(1, 41))
+    assert history[-1]["validation"]["forces_rmse"] < 0.5 * history[0]["validation"]["forces_rmse"]
+    metrics = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    assert metrics["test"] == tables["test"]
+    screen = (tmp_path / "screen").read_text()
+    assert "REF_energy in 15, REF_forces in 15, REF_stress in 15" in screen
+    assert "epoch 40/40" in screen and "meV/atom" in screen and "meV/Å" in screen
+
+
+def test_model_file_of_a_training_gives_the_errors_of_its_report(data_file: Path, tmp_path: Path) -> None:
+    tables = train(settings(data_file), tmp_path)
+    frames, _ = read_frames(data_file)
+    table = error_table(frames, evaluate(tmp_path / "model.pt", [frame.atoms for frame in frames]))
+    for quantity in ("energy_per_atom", "forces", "stress"):
+        assert table[quantity] == pytest.approx(tables["test"][quantity], rel=1e-8)
+    metadata = read_model(tmp_path / "model.pt").metadata
+    assert metadata["training"]["errors"]["test"]["forces"]["rmse"] == round(table["forces"]["rmse"], 4)
+    assert metadata["training"]["config"]["data"]["train"] == ["copper.xyz"]
+    assert metadata["valid_range"]["minimum_distance"]["Cu-Cu"] > 2.0
+
+
+def test_isolated_atom_keeps_its_energy(data_file: Path, tmp_path: Path) -> None:
+    atom = Atoms("Cu", info={"REF_energy": 1.25, "config_type": "IsolatedAtom"})
+    ase.io.write(tmp_path / "atom.xyz", atom, format="extxyz")
+    content = settings(data_file).model_dump()
+    content["data"]["train"].append(str(tmp_path / "atom.xyz"))
+    content["model"]["e0"] = "isolated_atoms"
+    train(parse_config(content), tmp_path / "run")
+    (result,) = evaluate(tmp_path / "run" / "model.pt", [Atoms("Cu")])
+    assert result["energy"] == 1.25
+
+
+def best_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoint.safetensors")
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_is_reproducible_and_depends_on_the_seed(data_file: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(settings(data_file, seed=seed), tmp_path / name)
+    assert equal(best_weights(tmp_path / "a"), best_weights(tmp_path / "b"))
+    assert not equal(best_weights(tmp_path / "a"), best_weights(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("kill_after_checkpoints", [1, 7, 12])
+def test_killed_training_resumes_to_the_same_weights(
+    data_file: Path, tmp_path: Path, kill_after_checkpoints: int
+) -> None:
+    """SIGKILL as soon as the checkpoint has been replaced a number of times, in the middle of an epoch or not."""
+    config = settings(data_file)
+    train(config, tmp_path / "whole")
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    command = [sys.executable, "-c", RUN, "train", str(tmp_path / "config.yaml"), "-o", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    checkpoint, seen = tmp_path / "killed" / "checkpoint.safetensors", set()
+    while process.poll() is None and len(seen) < kill_after_checkpoints:
+        if checkpoint.exists():
+            seen.add(checkpoint.stat().st_mtime_ns)
+        time.sleep(0.001)
+    process.kill()
+    process.wait(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL, timeout=300)
+    assert equal(best_weights(tmp_path / "whole"), best_weights(tmp_path / "killed"))
+    whole, killed = (read_model(tmp_path / name / "model.pt") for name in ("whole", "killed"))
+    assert whole.metadata["parameters_sha256"] == killed.metadata["parameters_sha256"]
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, 7))
+
+
+class Interrupt:
+    """Raises a signal in a step, as if it came from outside."""
+
+    def __init__(self, number: signal.Signals, step: int) -> None:
+        self.number, self.at = number, step
+
+    def step(self, progress: Progress, n_batches: int, errors: ErrorSums) -> None:
+        if progress.step == self.at:
+            signal.raise_signal(self.number)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        pass
+
+
+def trainer(config: Config, folder: Path) -> Trainer:
+    """A trainer as the pipeline makes it, without the rest."""
+    folder.mkdir(exist_ok=True)
+    data = prepare_data(config, lambda text: None)
+    training, validation = (data.structures(f, 4.0, torch.float32) for f in (data.training, data.validation))
+    model = build_model(config, data, training)
+    return Trainer(model, training, validation, config.training, folder, {"training": config.training.model_dump()})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_saves_its_state_and_resumes(
+    data_file: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = settings(data_file, checkpoint_interval=1e6)
+    whole = trainer(config, tmp_path).fit([])
+    before = signal.getsignal(number)
+    with pytest.raises(TrainingInterrupted, match=rf"stopped by {number.name}; the state is in .*checkpoint"):
+        trainer(config, tmp_path).fit([Interrupt(number, step=8)])
+    assert signal.getsignal(number) == before
+    resumed = trainer(config, tmp_path)
+    resumed.resume()
+    assert resumed.state.progress.step == 8
+    assert equal(whole, resumed.fit([]))
+
+
+def test_interrupted_command_says_how_to_continue(data_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(dump_config(settings(data_file, epochs=100_000)))
+    command = [sys.executable, "-c", RUN, "train", str(tmp_path / "config.yaml"), "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        time.sleep(0.01)
+    process.terminate()
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert re.search(r"tesseral: stopped by SIGTERM; the state is in .*; continue with --resume", message)
+
+
+def test_finished_training_resumes_to_its_end(data_file: Path, tmp_path: Path) -> None:
+    first = train(settings(data_file), tmp_path)
+    with pytest.raises(CheckpointError, match=r"already holds a training; continue it with --resume, or choose"):
+        train(settings(data_file), tmp_path)
+    assert train(settings(data_file), tmp_path, resume=True) == first
+
+
+def test_resume_refuses_another_configuration_or_other_data(data_file: Path, tmp_path: Path) -> None:
+    train(settings(data_file), tmp_path)
+    with pytest.raises(CheckpointError, match=r"belongs to another run: training\.learning_rate: 0\.02 -> 0\.03\. Go"):
+        train(settings(data_file, learning_rate=0.03), tmp_path, resume=True)
+    other = tmp_path / "other.xyz"
+    ase.io.write(other, [copper(seed) for seed in range(8)], format="extxyz")
+    with pytest.raises(CheckpointError, match=r"belongs to another run: .*data: '"):
+        train(settings(other), tmp_path, resume=True)
+    train(settings(data_file, threads=2, checkpoint_interval=5.0), tmp_path, resume=True)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(data_file: Path, tmp_path: Path) -> None:
+    one = trainer(settings(data_file, epochs=1), tmp_path)
+    one.fit([])
+    content = one.checkpoint.read_bytes()
+    one.checkpoint.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: cannot be read as a checkpoint"):
+        one.resume()
+    save_file({"a": torch.zeros(1)}, one.checkpoint)
+    with pytest.raises(CheckpointError, match=r"not a training checkpoint of Tesseral"):
+        one.resume()
+    save_file({"a": torch.zeros(1)}, one.checkpoint, metadata={"format": "tesseral-checkpoint", "format_version": "9"})
+    with pytest.raises(CheckpointError, match=r"newer Tesseral: checkpoint version 9, this one reads up to 1"):
+        one.resume()
+    one.checkpoint.write_bytes(content)
+    one.state.model.extra = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(CheckpointError, match=r"does not fit this model: tensor model/extra differs"):
+        one.resume()
+
+
+def test_best_weights_are_those_of_the_lowest_validation_loss(data_file: Path, tmp_path: Path) -> None:
+    one = trainer(settings(data_file, epochs=30, learning_rate=0.2, ema_decay=0.0), tmp_path)
+    best = one.fit([])
+    losses = [record["validation"]["loss"] for record in one.state.progress.history]
+    assert one.state.progress.best_epoch == int(np.argmin(losses)) + 1
+    assert equal(best, {name: p.detach() for name, p in one.state.model.named_parameters()})
+    sums = ErrorSums()
+    for batch in one.validation_batches:
+        sums.add(residuals(predict(one.state.model, batch, True, False), batch), one.settings.loss)
+    assert sums.loss(one.settings.loss) == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_patience_stops_early(data_file: Path, tmp_path: Path) -> None:
+    one = trainer(settings(data_file, epochs=200, learning_rate=1.0, ema_decay=0.0, patience=2), tmp_path)
+    one.fit([])
+    progress = one.state.progress
+    assert progress.finished and progress.epoch < 200
+    assert progress.epoch == progress.best_epoch + 2
+
+
+def test_without_validation_the_last_averaged_weights_are_the_result(data_file: Path, tmp_path: Path) -> None:
+    config = settings(data_file).model_dump()
+    config["data"]["validation"] = 0
+    one = trainer(parse_config(config), tmp_path)
+    assert equal(one.fit([]), one.state.average.average)
+    assert one.state.progress.best_epoch == 6
+
+
+def test_diverging_training_is_stopped(data_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"the training diverged: the loss is (nan|inf) in epoch \d+, step \d+; use"):
+        trainer(settings(data_file, learning_rate=1e9, gradient_clip=None, epochs=50), tmp_path).fit([])
+
+
+def test_float64_training_runs(data_file: Path, tmp_path: Path) -> None:
+    tables = train(settings(data_file, precision="float64"), tmp_path)
+    assert np.isfinite(tables["test"]["forces"]["rmse"])
+
+
+def test_unusable_data_stops_before_the_first_step(data_file: Path, tmp_path: Path) -> None:
+    gold = copper(0)
+    gold.numbers[2] = 79
+    ase.io.write(tmp_path / "gold.xyz", gold, format="extxyz")
+    content = settings(data_file).model_dump()
+    content["data"]["test"] = [str(tmp_path / "gold.xyz")]
+    with pytest.raises(DataError, match=r"gold\.xyz, frame 0, atom 2: element Au is not among .* training data: Cu"):
+        train(parse_config(content), tmp_path / "run")
+    with pytest.raises(DataError, match=r"training\.loss: only stress has a weight, and no training frame has such"):
+        content = settings(data_file, loss={"energy": 0, "forces": 0, "stress": 1}).model_dump()
+        content["data"] |= {"stress_key": False}
+        train(parse_config(content), tmp_path / "run")
+    ase.io.write(tmp_path / "atom.xyz", Atoms("Cu", info={"REF_energy": 1.0}), format="extxyz")
+    with pytest.raises(DataError, match=r"atom\.xyz: only isolated atoms; nothing to train on"):
+        train(settings(tmp_path / "atom.xyz"), tmp_path / "run")
