@@ -72,7 +72,7 @@ def verify(model: str | os.PathLike[str], seed: int = 0) -> Iterator[Check]:
     program = load_torchscript(path)
     checks: list[tuple[str, Callable[[Atoms], float], float]] = [
         (
-            "native float64 = TorchScript float64",
+            "native = TorchScript",
             lambda a: _relative(_torchscript(program, exact, a), _all(exact, a)),
             1e-9,
         ),

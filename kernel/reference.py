@@ -104,8 +104,7 @@ def _cubic_spline(x: Tensor, n_radial: int, table: Tensor) -> Tensor:
     """Cubic pieces c0 + c1 t + c2 t^2 + c3 t^3 on equal intervals of 0 <= x < 1, zero beyond."""
     if table.dim() != 3 or table.shape[0] == 0 or table.shape[1:] != (n_radial, 4):
         raise ValueError(
-            f"radial_basis: basis 'spline' needs a table [n_intervals, {n_radial}, 4], "
-            f"got {list(table.shape)}"
+            f"radial_basis: basis 'spline' needs a table [n_intervals, {n_radial}, 4], got {list(table.shape)}"
         )
     scaled = x * table.shape[0]
     interval = scaled.detach().floor().clamp(0, table.shape[0] - 1)
@@ -197,9 +196,7 @@ def mix(features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
     return result
 
 
-def symmetric_product(
-    A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor
-) -> Tensor:
+def symmetric_product(A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor) -> Tensor:
     """Polynomials of A, one per output and channel, given as a tree of monomials.
 
     Node n = (factor, first_child, last_child) stands for the monomial of the factors on its path from the
@@ -224,9 +221,7 @@ def symmetric_product(
         result = result.index_add(1, owner, selected[:, nodes] * monomials)
         n_children = last[nodes] - first[nodes]
         parent = torch.repeat_interleave(torch.arange(nodes.numel(), device=nodes.device), n_children)
-        start = (
-            n_children.cumsum(0) - n_children
-        )  # position of the first child of each node among all children
+        start = n_children.cumsum(0) - n_children  # position of the first child of each node among all children
         position = torch.arange(parent.numel(), device=nodes.device) - start[parent]
         nodes, owner = first[nodes][parent] + position, owner[parent]
         monomials = monomials[:, parent] * A[:, factor[nodes]]

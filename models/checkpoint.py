@@ -96,7 +96,7 @@ def read_header(path: Path) -> tuple[Progress, dict[str, Any]]:
 
 
 def load_checkpoint(path: Path, state: TrainingState, identity: dict[str, Any]) -> None:
-    """Restore a state in place; the random number generator of torch is restored too.
+    """Restore a state in place. No random state is needed: the order of the batches follows from seed and epoch.
 
     Raises:
         CheckpointError: the file is damaged, belongs to a run with another identity, or does not fit the model.
@@ -118,7 +118,6 @@ def load_checkpoint(path: Path, state: TrainingState, identity: dict[str, Any]) 
         if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
             raise CheckpointError(f"{path}: does not fit this model: tensor {name} differs; remove it to start again")
     copy_into(expected, saved)
-    torch.set_rng_state(saved["random_state"])
     state.progress = progress
 
 
@@ -132,12 +131,11 @@ def differences(saved: Any, current: Any, key: str = "") -> list[str]:
 
 
 def _tensors(state: TrainingState) -> dict[str, Tensor]:
-    """All tensors of a state by name; no copies, except of the random state."""
-    names = {p: name for name, p in state.model.named_parameters()}
+    """All tensors of a state by name, not copied."""
+    names: dict[Tensor, str] = {p: name for name, p in state.model.named_parameters()}
     tensors = {f"model/{name}": value.detach() for name, value in state.model.state_dict().items()}
     tensors |= {f"average/{name}": value for name, value in state.average.average.items()}
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     for parameter, moments in state.optimizer.state.items():
         tensors |= {f"optimizer/{names[parameter]}/{key}": value for key, value in moments.items()}
-    tensors["random_state"] = torch.get_rng_state()
     return tensors

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 from ase.data import atomic_numbers
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-LabelKey = Union[str, Literal[False], None]
+LabelKey = str | Literal[False] | None
 
 
 def is_number(text: str) -> bool:
@@ -29,15 +29,15 @@ class DataConfig(Section):
     """Which frames are read, and under which names their labels stand."""
 
     train: list[str] = Field(description="extended XYZ file or files (also .xz, .gz) to train on")
-    validation: Union[float, list[str]] = Field(
-        0.1, description="fraction of the training frames, or files, that choose the exported weights"
+    validation: float | list[str] = Field(
+        default=0.1, description="fraction of the training frames, or files, that choose the exported weights"
     )
-    test: list[str] = Field([], description="files evaluated in the report; never seen in training")
-    energy_key: LabelKey = Field(None, description="info key; null: REF_energy, then energy; false: not read")
-    forces_key: LabelKey = Field(None, description="array key; null: REF_forces, then forces; false: not read")
-    stress_key: LabelKey = Field(None, description="info key; null: REF_stress, then stress; false: not read")
+    test: list[str] = Field(default=[], description="files evaluated in the report; never seen in training")
+    energy_key: LabelKey = Field(default=None, description="info key; null: REF_energy, then energy; false: not read")
+    forces_key: LabelKey = Field(default=None, description="array key; null: REF_forces, then forces; false: not read")
+    stress_key: LabelKey = Field(default=None, description="info key; null: REF_stress, then stress; false: not read")
     stress_offset: float = Field(
-        0.0, description="isotropic stress in eV/Å^3 subtracted from every stress label (Pulay stress)"
+        default=0.0, description="isotropic stress in eV/Å^3 subtracted from every stress label (Pulay stress)"
     )
 
     @field_validator("train", "test", mode="before")
@@ -88,21 +88,21 @@ class RepulsionConfig(Section):
 class ModelConfig(Section):
     """Architecture of the local model; :class:`tesseral.models.local.LocalModel` explains each number."""
 
-    cutoff: float = Field(5.0, description="neighbours closer than this (Å) are seen")
-    l_max: int = Field(3, ge=0, le=8, description="highest degree of the spherical harmonics")
-    n_radial: int = Field(8, ge=1, le=64, description="radial functions per neighbour species")
-    channels: int = Field(64, ge=1, description="channels after the mixing of species and radial functions")
-    nu: int = Field(3, ge=1, le=4, description="highest correlation order; body order nu + 1")
+    cutoff: float = Field(default=5.0, description="neighbours closer than this (Å) are seen")
+    l_max: int = Field(default=3, ge=0, le=8, description="highest degree of the spherical harmonics")
+    n_radial: int = Field(default=8, ge=1, le=64, description="radial functions per neighbour species")
+    channels: int = Field(default=64, ge=1, description="channels after the mixing of species and radial functions")
+    nu: int = Field(default=3, ge=1, le=4, description="highest correlation order; body order nu + 1")
     radial_basis: Literal["bessel", "chebyshev", "gaussian"] = "bessel"
-    features: int = Field(32, ge=1, description="features per atom that the readout sees")
-    readout: list[int] = Field([32], description="hidden widths of the nonlinear readout; [] for linear only")
-    e0: Union[Literal["least_squares", "isolated_atoms"], dict[str, float]] = Field(
-        "least_squares", description="energies of the free atoms in eV, or where they come from"
+    features: int = Field(default=32, ge=1, description="features per atom that the readout sees")
+    readout: list[int] = Field(default=[32], description="hidden widths of the nonlinear readout; [] for linear only")
+    e0: Literal["least_squares", "isolated_atoms"] | dict[str, float] = Field(
+        default="least_squares", description="energies of the free atoms in eV, or where they come from"
     )
-    scale: Union[Literal["auto"], float] = Field(
-        "auto", description="energy scale of the readout in eV; auto: root mean square force x 1 Å"
+    scale: Literal["auto"] | float = Field(
+        default="auto", description="energy scale of the readout in eV; auto: root mean square force x 1 Å"
     )
-    zbl: Union[RepulsionConfig, None] = None
+    zbl: RepulsionConfig | None = None
 
     @field_validator("cutoff")
     @classmethod
@@ -143,9 +143,9 @@ class ModelConfig(Section):
 class LossWeights(Section):
     """Weights of the mean squared errors per atom (eV^2), force component ((eV/Å)^2), stress ((eV/Å^3)^2)."""
 
-    energy: float = Field(1.0, ge=0)
-    forces: float = Field(100.0, ge=0)
-    stress: float = Field(0.0, ge=0)
+    energy: float = Field(default=1.0, ge=0)
+    forces: float = Field(default=100.0, ge=0)
+    stress: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> LossWeights:
@@ -157,8 +157,8 @@ class LossWeights(Section):
 class SecondStage(LossWeights):
     """Weights of the last part of the training, usually with much more on the energy."""
 
-    start: float = Field(0.75, gt=0, lt=1, description="fraction of the epochs after which they hold")
-    energy: float = Field(1000.0, ge=0)
+    start: float = Field(default=0.75, gt=0, lt=1, description="fraction of the epochs after which they hold")
+    energy: float = Field(default=1000.0, ge=0)
 
 
 class LossConfig(LossWeights):
@@ -166,32 +166,32 @@ class LossConfig(LossWeights):
 
     kind: Literal["mse", "huber"] = "mse"
     huber_delta: float = Field(
-        0.01, gt=0, description="error at which Huber turns linear (eV, eV/Å, eV/Å^3 alike)"
+        default=0.01, gt=0, description="error at which Huber turns linear (eV, eV/Å, eV/Å^3 alike)"
     )
-    second_stage: Union[SecondStage, None] = None
+    second_stage: SecondStage | None = None
 
 
 class TrainingConfig(Section):
     """Optimisation: Adam with warm-up, decay, gradient clipping and averaged weights."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "float64"] = "float32"
-    batch_size: int = Field(8, ge=1, description="structures per step")
-    epochs: int = Field(500, ge=1)
-    learning_rate: float = Field(0.01, gt=0)
-    final_learning_rate_fraction: float = Field(0.01, ge=0, le=1)
-    warmup_epochs: float = Field(1.0, ge=0)
+    batch_size: int = Field(default=8, ge=1, description="structures per step")
+    epochs: int = Field(default=500, ge=1)
+    learning_rate: float = Field(default=0.01, gt=0)
+    final_learning_rate_fraction: float = Field(default=0.01, ge=0, le=1)
+    warmup_epochs: float = Field(default=1.0, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: Union[float, None] = Field(10.0, gt=0, description="largest norm of the gradient; null: none")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, per step")
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient; null: none")
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, per step")
     loss: LossConfig = LossConfig()
-    validation_interval: int = Field(1, ge=1, description="epochs between validations")
-    patience: Union[int, None] = Field(
-        None, ge=1, description="validations without improvement before stopping; null: never"
+    validation_interval: int = Field(default=1, ge=1, description="epochs between validations")
+    patience: int | None = Field(
+        default=None, ge=1, description="validations without improvement before stopping; null: never"
     )
-    checkpoint_interval: float = Field(60.0, ge=0, description="seconds between checkpoints; 0: every step")
-    threads: Union[int, None] = Field(None, ge=1, description="threads of torch; null: one per core")
+    checkpoint_interval: float = Field(default=60.0, ge=0, description="seconds between checkpoints; 0: every step")
+    threads: int | None = Field(default=None, ge=1, description="threads of torch; null: one per core")
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainingConfig:

@@ -33,9 +33,7 @@ def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
-def load_config(
-    path: str | Path, overrides: list[str] | None = None, data_root: str | Path | None = None
-) -> Config:
+def load_config(path: str | Path, overrides: list[str] | None = None, data_root: str | Path | None = None) -> Config:
     """Read and check a training configuration.
 
     Args:

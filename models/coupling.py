@@ -170,9 +170,7 @@ def _product(left: _Tensors, right: _Tensors, degree: int) -> _Tensors:
     partial = np.einsum("apx,pqr->aqrx", left.coefficients, coupling, optimize=True)
     coefficients = np.einsum("aqrx,bqy->abrxy", partial, right.coefficients, optimize=True)
     n_left, n_right = len(left.monomials), len(right.monomials)
-    rows = np.concatenate(
-        [np.repeat(left.monomials, n_right, 0), np.tile(right.monomials, (n_left, 1))], axis=1
-    )
+    rows = np.concatenate([np.repeat(left.monomials, n_right, 0), np.tile(right.monomials, (n_left, 1))], axis=1)
     return _collected(np.sort(rows, axis=1), coefficients.reshape(-1, 2 * degree + 1, n_left * n_right))
 
 

@@ -25,7 +25,8 @@ def separate_isolated_atoms(frames: Sequence[Frame], cutoff: float) -> tuple[lis
     Raises:
         DataError: a frame with config_type IsolatedAtom is not an isolated atom.
     """
-    others, isolated = [], []
+    others: list[Frame] = []
+    isolated: list[Frame] = []
     for frame in frames:
         single = len(frame) == 1 and len(find_edges(frame.atoms, cutoff, frame.source)[0]) == 0
         if not single and frame.config_type.lower() == "isolatedatom":
@@ -99,9 +100,9 @@ def least_squares_energies(frames: Sequence[Frame], elements: Sequence[str]) -> 
             "(0 for each trains on forces alone)"
         )
     counts = np.zeros((len(labelled), len(elements)))
-    for row, frame in zip(counts, labelled):
+    for row, frame in zip(counts, labelled, strict=True):
         row += np.bincount(species_indices(frame.atoms, elements, frame.source), minlength=len(elements))
     energies = np.array([frame.energy for frame in labelled])
     sizes = counts.sum(axis=1)
     solution = np.linalg.lstsq(counts / sizes[:, None], energies / sizes, rcond=None)[0]
-    return dict(zip(elements, solution.tolist()))
+    return dict(zip(elements, solution.tolist(), strict=True))

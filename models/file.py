@@ -1,8 +1,8 @@
 """The model file: a TorchScript archive that carries metadata and plain parameters, and its safe reading.
 
-A ``*.pt`` file is a zip archive. Beside the TorchScript program (``torch.jit.load`` opens it in Python and C++) it holds
-two extra files, stored uncompressed: ``extra/metadata.json`` and ``extra/parameters.safetensors``. They are all that
-the native engine needs; nothing here unpickles, and reading does not import torch.
+A ``*.pt`` file is a zip archive. Beside the TorchScript program (``torch.jit.load`` opens it in Python and C++) it
+holds two extra files, stored uncompressed: ``extra/metadata.json`` and ``extra/parameters.safetensors``. They are all
+that the native engine needs; nothing here unpickles, and reading does not import torch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ModelFile:
     Attributes:
         path: the file.
         metadata: contents of ``metadata.json``.
-        parameters: arrays by name, scales folded in; see docs/model_file.md.
+        parameters: arrays by name, scales folded in; see :meth:`tesseral.models.local.LocalModel.native_parameters`.
     """
 
     path: Path

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import ase.io
 import numpy as np
@@ -40,9 +40,9 @@ class LabelKeys:
     moves it into a calculator). False: the label is not read.
     """
 
-    energy: Union[str, Literal[False], None] = None
-    forces: Union[str, Literal[False], None] = None
-    stress: Union[str, Literal[False], None] = None
+    energy: str | Literal[False] | None = None
+    forces: str | Literal[False] | None = None
+    stress: str | Literal[False] | None = None
     #: isotropic stress in eV/Å^3 subtracted from every stress label
     stress_offset: float = 0.0
 
@@ -81,9 +81,7 @@ class LabelReport:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [
-            f"{key} in {count}" for label in LABELS for key, count in self.counts.get(label, Counter()).items()
-        ]
+        parts = [f"{key} in {count}" for label in LABELS for key, count in self.counts.get(label, Counter()).items()]
         return f"{Path(self.path).name}: {self.n_frames} frames, {self.n_atoms} atoms; {', '.join(parts)}"
 
 
@@ -132,9 +130,7 @@ def _read_file(path: Path) -> list[Atoms]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     decompress = DECOMPRESSORS.get(path.suffix, open)
-    extended = path.name.removesuffix(path.suffix if path.suffix in DECOMPRESSORS else "").endswith(
-        (".xyz", ".extxyz")
-    )
+    extended = path.name.removesuffix(path.suffix if path.suffix in DECOMPRESSORS else "").endswith((".xyz", ".extxyz"))
     try:
         if extended:  # from memory: ASE seeks backwards, which would decompress the file again for every frame
             with decompress(path, "rt", encoding="utf-8") as stream:
@@ -293,5 +289,5 @@ def voigt_to_matrix(stress: np.ndarray) -> np.ndarray:
 
 def matrix_to_voigt(stress: np.ndarray) -> np.ndarray:
     """[..., 3, 3] -> [..., 6] in the order xx, yy, zz, yz, xz, xy."""
-    rows, columns = zip(*VOIGT)
+    rows, columns = zip(*VOIGT, strict=True)
     return np.asarray(stress)[..., rows, columns]

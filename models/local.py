@@ -113,14 +113,10 @@ class LocalModel(torch.nn.Module):
         constant("product_basis", table.basis)
         constant("product_tree", table.tree)
         constant("product_roots", table.roots)
-        constant(
-            "radial_table", np.zeros((0, n_radial, 4)) if radial_table is None else np.asarray(radial_table)
-        )
+        constant("radial_table", np.zeros((0, n_radial, 4)) if radial_table is None else np.asarray(radial_table))
         constant("numbers", np.array([atomic_numbers[symbol] for symbol in species], dtype=np.float64))
 
-    def forward(
-        self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """Energies and edge gradients g_ij = dE/dr_ij.
 
         vectors: [E, 3] Å, r_ij = r_j - r_i + S @ cell; edges beyond the cutoff contribute nothing.
@@ -149,9 +145,7 @@ class LocalModel(torch.nn.Module):
         """
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
-            energies, gradients = self.energies_and_gradients(
-                vectors, centers, neighbors, species, differentiable
-            )
+            energies, gradients = self.energies_and_gradients(vectors, centers, neighbors, species, differentiable)
         return (energies, gradients) if differentiable else (energies.detach(), gradients.detach())
 
     def energies_and_gradients(
@@ -184,9 +178,7 @@ class LocalModel(torch.nn.Module):
         B = self.symmetric_product(A, self.product_coefficients(), species)[:, 0]  # [N, K]
         return self.scale * self.readout(B @ self.feature_matrix())
 
-    def repulsion(
-        self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def repulsion(self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """Core repulsion per atom [N] and its edge gradients [E, 3]; without parameters, so both detached."""
         numbers = self.numbers[species]
         leaf = vectors.detach().requires_grad_(True)
@@ -226,9 +218,7 @@ class LocalModel(torch.nn.Module):
             self.radial_table,
         )
 
-    def density_gradient(
-        self, gradient: Tensor, vectors: Tensor, centers: Tensor, neighbor_species: Tensor
-    ) -> Tensor:
+    def density_gradient(self, gradient: Tensor, vectors: Tensor, centers: Tensor, neighbor_species: Tensor) -> Tensor:
         """Vector-Jacobian product [E, 3] of `density` with `gradient` [N, C, (l_max+1)^2]."""
         return torch.ops.tesseral.density_gradient(
             gradient,
@@ -249,9 +239,7 @@ class LocalModel(torch.nn.Module):
 
     def symmetric_product(self, A: Tensor, coefficients: Tensor, species: Tensor) -> Tensor:
         """Invariant polynomials [N, 1, K] of A [N, (l_max+1)^2, K]."""
-        return torch.ops.tesseral.symmetric_product(
-            A, coefficients, species, self.product_tree, self.product_roots
-        )
+        return torch.ops.tesseral.symmetric_product(A, coefficients, species, self.product_tree, self.product_roots)
 
     def zbl(
         self, vectors: Tensor, centers: Tensor, center_numbers: Tensor, neighbor_numbers: Tensor, n_atoms: int
@@ -339,10 +327,6 @@ def _check_radial_basis(basis: str, n_radial: int, table: NDArray[np.float64] | 
         raise ValueError(f"LocalModel: unknown radial_basis {basis!r}; known: {', '.join(RADIAL_BASES)}")
     if (basis == "spline") != (table is not None):
         given = "no table" if table is None else "a table"
-        raise ValueError(
-            f"LocalModel: radial_table belongs to radial_basis 'spline', got {basis!r} with {given}"
-        )
+        raise ValueError(f"LocalModel: radial_table belongs to radial_basis 'spline', got {basis!r} with {given}")
     if table is not None and (np.ndim(table) != 3 or len(table) == 0 or np.shape(table)[1:] != (n_radial, 4)):
-        raise ValueError(
-            f"LocalModel: radial_table must be [n_intervals, {n_radial}, 4], got {list(np.shape(table))}"
-        )
+        raise ValueError(f"LocalModel: radial_table must be [n_intervals, {n_radial}, 4], got {list(np.shape(table))}")

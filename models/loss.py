@@ -43,7 +43,8 @@ class Residuals(NamedTuple):
 def predict(model: EdgeModel, batch: Batch, with_stress: bool, differentiable: bool) -> Prediction:
     """Energies, forces and stresses of a batch from the energies per atom and the gradients per edge.
 
-    ``differentiable``: by the parameters of the model, for training; otherwise the result has no graph. With g_ij = dE/dr_ij: F_i = sum_j g_ij - sum_j g_ji, and dE/dstrain = sum_ij r_ij (x) g_ij.
+    With g_ij = dE/dr_ij: F_i = sum_j g_ij - sum_j g_ji, and dE/dstrain = sum_ij r_ij (x) g_ij. The result has a graph
+    to the parameters of the model if ``differentiable``, for training; otherwise it has none.
     """
     energies, gradients = model.energies_and_gradients(
         batch.vectors, batch.centers, batch.neighbors, batch.species, differentiable
@@ -96,9 +97,12 @@ def penalties(errors: Tensor, kind: str, delta: float) -> Tensor:
 def loss_value(errors: Residuals, weights: LossWeights, loss: LossConfig) -> Tensor:
     """Weighted sum of the mean penalties, a float64 scalar; a label that nothing carries adds nothing."""
     total = torch.zeros((), dtype=torch.float64)
-    for values, count, weight in zip(errors[:3], errors.counts, (weights.energy, weights.forces, weights.stress)):
+    for label, values, count in zip(LABELS, errors[:3], errors.counts, strict=True):
+        weight = getattr(weights, label)
         if weight > 0 and count > 0:
-            total = total + weight / float(count) * penalties(values, loss.kind, loss.huber_delta).sum(dtype=torch.float64)
+            total = total + weight / float(count) * penalties(values, loss.kind, loss.huber_delta).sum(
+                dtype=torch.float64
+            )
     return total
 
 
@@ -116,7 +120,7 @@ class ErrorSums:
 
     def add(self, errors: Residuals, loss: LossConfig) -> None:
         """Add one batch."""
-        for label, values, count in zip(LABELS, errors[:3], errors.counts):
+        for label, values, count in zip(LABELS, errors[:3], errors.counts, strict=True):
             values = values.detach()
             sums = self.sums[label]
             sums[0] += float(count)

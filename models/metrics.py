@@ -64,7 +64,7 @@ def error_table(frames: Sequence[Frame], predictions: Sequence[Mapping[str, Any]
     """
     if len(frames) != len(predictions):
         raise ValueError(f"{len(frames)} frames, but {len(predictions)} predictions")
-    errors = [label_errors(frame, prediction) for frame, prediction in zip(frames, predictions)]
+    errors = [label_errors(frame, prediction) for frame, prediction in zip(frames, predictions, strict=True)]
     table = _summary(frames, errors)
     table["per_element"] = _per_element(frames, errors)
     groups: dict[str, list[int]] = {}
@@ -98,13 +98,15 @@ def _summary(frames: Sequence[Frame], errors: Sequence[dict[str, np.ndarray]]) -
 
 
 def _per_element(frames: Sequence[Frame], errors: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-    elements = sorted({(number, symbol) for f in frames for number, symbol in zip(f.atoms.numbers, f.atoms.symbols)})
+    elements = sorted(
+        {(number, symbol) for f in frames for number, symbol in zip(f.atoms.numbers, f.atoms.symbols, strict=True)}
+    )
     table = {}
     for number, symbol in elements:
         masks = [frame.atoms.numbers == number for frame in frames]
         table[symbol] = {
             "n_atoms": int(sum(mask.sum() for mask in masks)),
-            "forces": statistics([e["forces"][mask] for e, mask in zip(errors, masks) if "forces" in e]),
+            "forces": statistics([e["forces"][mask] for e, mask in zip(errors, masks, strict=True) if "forces" in e]),
         }
     return table
 

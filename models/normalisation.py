@@ -30,26 +30,18 @@ def initialise_scales(model: LocalModel, densities: Sequence[Tensor], species: S
     densities: [N, C, (l_max+1)^2] of some structures, as given by model.density.  species: [N] int64 of each.
     Raises ValueError without a single atom, or when no atom has a neighbour.
     """
-    sample = (
-        torch.cat([density.to(model.density_scale.dtype) for density in densities]) if densities else None
-    )
+    sample = torch.cat([density.to(model.density_scale.dtype) for density in densities]) if densities else None
     if sample is None or len(sample) == 0:
         raise ValueError("initialise_scales: needs the density of at least one atom, got none")
     centers = torch.cat(list(species))
     degrees = [slice(degree**2, (degree + 1) ** 2) for degree in range(model.l_max + 1)]
-    spread = torch.stack(
-        [sample[:, :, degree].square().mean(dim=(0, 2)).sqrt() for degree in degrees]
-    )  # [L+1, C]
+    spread = torch.stack([sample[:, :, degree].square().mean(dim=(0, 2)).sqrt() for degree in degrees])  # [L+1, C]
     if not spread.max() > 0.0:
-        raise ValueError(
-            f"initialise_scales: no atom has a neighbour within the cutoff of {model.cutoff:g} Å"
-        )
+        raise ValueError(f"initialise_scales: no atom has a neighbour within the cutoff of {model.cutoff:g} Å")
     floored = spread.clamp(min=DENSITY_FLOOR * float(spread.max()))
     model.density_scale.copy_(1.0 / (math.sqrt(spread.shape[1]) * floored))
     A = model.mix(sample, model.mixing(), centers)
-    channel_spread = torch.stack([A[:, degree].square().mean().sqrt() for degree in degrees]).clamp(
-        min=CHANNEL_FLOOR
-    )
+    channel_spread = torch.stack([A[:, degree].square().mean().sqrt() for degree in degrees]).clamp(min=CHANNEL_FLOOR)
     model.density_scale.div_(channel_spread[:, None])
     model.path_scale.copy_(_path_scales(model, sample, centers))
 

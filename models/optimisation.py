@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -78,7 +78,7 @@ class AveragedWeights:
 
 
 @torch.no_grad()
-def copy_into(targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def copy_into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Overwrite each target with the value of the same name."""
     for name, target in targets.items():
         target.copy_(values[name])

@@ -20,8 +20,8 @@ from tesseral.models.file import save_model, write_atomically
 from tesseral.models.frames import Frame
 from tesseral.models.local import LocalModel
 from tesseral.models.loss import predict
-from tesseral.models.metrics import print_error_table
 from tesseral.models.metadata import model_metadata
+from tesseral.models.metrics import print_error_table
 from tesseral.models.prepare import DTYPES, PreparedData, build_model, prepare_data
 from tesseral.models.progress import ConsoleMonitor
 from tesseral.models.report import EvaluatedSet, write_report
@@ -117,9 +117,7 @@ def _conclude(
     """Write the model file and the report from the best weights, which the trainer has left in the model."""
     exported = copy.deepcopy(model).double()
     frames = {"train": data.training, "validation": data.validation, **data.tests}
-    sets = {
-        name: EvaluatedSet(some, predict_frames(exported, data, some)) for name, some in frames.items() if some
-    }
+    sets = {name: EvaluatedSet(some, predict_frames(exported, data, some)) for name, some in frames.items() if some}
     progress = trainer.state.progress
     tables = write_report(output / "report", sets, data.e0, progress.history)
     metadata = model_metadata(config, data, exported, progress, tables)

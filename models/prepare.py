@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 
 from tesseral.models.config import Config
 from tesseral.models.data import Structure, build_structure, collate, species_indices, split_validation
@@ -79,6 +80,7 @@ def prepare_data(config: Config, say: Callable[[str], None]) -> PreparedData:
         return frames
 
     training, isolated = separate_isolated_atoms(read(data.train), cutoff)
+    training = _labelled(training, say)
     if not training:
         raise DataError(f"{', '.join(data.train)}: only isolated atoms; nothing to train on")
     validation: list[Frame] = []
@@ -86,8 +88,8 @@ def prepare_data(config: Config, say: Callable[[str], None]) -> PreparedData:
         validation, _ = separate_isolated_atoms(read(data.validation), cutoff)
     elif data.validation > 0:
         training, validation = split_validation(training, data.validation, config.training.seed)
-    numbers = {int(number): symbol for f in training for number, symbol in zip(f.atoms.numbers, f.atoms.symbols)}
-    elements = [numbers[number] for number in sorted(numbers)]
+    numbers = sorted({int(number) for frame in training for number in frame.atoms.numbers})
+    elements = [chemical_symbols[number] for number in numbers]
     tests = {_test_name(path, data.test): read([path]) for path in data.test}
     for frame in (*validation, *(frame for frames in tests.values() for frame in frames)):
         species_indices(frame.atoms, elements, frame.source)
@@ -155,6 +157,14 @@ def _check_labels(config: Config, frames: Sequence[Frame]) -> None:
             raise DataError(
                 f"training.loss: only {', '.join(used)} has a weight, and no training frame has such a label"
             )
+
+
+def _labelled(frames: list[Frame], say: Callable[[str], None]) -> list[Frame]:
+    """The frames that carry any label."""
+    chosen = [frame for frame in frames if not (frame.energy is None and frame.forces is None and frame.stress is None)]
+    if len(chosen) < len(frames):
+        say(f"{len(frames) - len(chosen)} frames without any label are left out")
+    return chosen
 
 
 def _test_name(path: str, paths: Sequence[str]) -> str:

@@ -69,4 +69,5 @@ class ConsoleMonitor:
         elif record["epoch"] == self.epochs or time.monotonic() - self.last_line >= LINE_INTERVAL:
             self.last_line = time.monotonic()
             text = f"train {error_text(record['training'])}{self.validation}"
-            self.console.print(f"epoch {record['epoch']}/{self.epochs} ({record['seconds']:.0f} s) {text}", soft_wrap=True)
+            position = f"epoch {record['epoch']}/{self.epochs} ({record['seconds']:.0f} s)"
+            self.console.print(f"{position} {text}", soft_wrap=True)

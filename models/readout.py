@@ -23,9 +23,7 @@ def normal_parameter(shape: tuple[int, ...], generator: torch.Generator) -> torc
 class ReadoutLayer(torch.nn.Module):
     """x @ (weight * factor) + bias with weight ~ N(0, 1): parameters of order one at any width."""
 
-    def __init__(
-        self, n_inputs: int, n_outputs: int, gain: float, has_bias: bool, generator: torch.Generator
-    ) -> None:
+    def __init__(self, n_inputs: int, n_outputs: int, gain: float, has_bias: bool, generator: torch.Generator) -> None:
         super().__init__()
         self.factor = gain / math.sqrt(n_inputs)
         self.weight = normal_parameter((n_inputs, n_outputs), generator)

@@ -18,9 +18,7 @@ class ReferenceLocalModel(LocalModel):
         sizes = (self.n_species, self.l_max, self.radial_basis, self.n_radial, self.cutoff, self.radial_table)
         return reference.density(vectors, centers, neighbor_species, n_atoms, *sizes)
 
-    def density_gradient(
-        self, gradient: Tensor, vectors: Tensor, centers: Tensor, neighbor_species: Tensor
-    ) -> Tensor:
+    def density_gradient(self, gradient: Tensor, vectors: Tensor, centers: Tensor, neighbor_species: Tensor) -> Tensor:
         sizes = (self.n_species, self.l_max, self.radial_basis, self.n_radial, self.cutoff, self.radial_table)
         return reference.density_gradient(gradient, vectors, centers, neighbor_species, *sizes)
 

@@ -25,7 +25,7 @@ LABEL_UNITS = {"energy_per_atom": "eV/atom", "forces": "eV/Å", "stress": "eV/Å
 
 @dataclass(frozen=True)
 class EvaluatedSet:
-    """Frames of a set, for instance the test frames, and one prediction per frame (``energy``, ``forces``, ``stress``)."""
+    """Frames of a set, for instance the test frames, and a prediction (``energy``, ``forces``, ``stress``) of each."""
 
     frames: Sequence[Frame]
     predictions: Sequence[Mapping[str, Any]]
@@ -67,18 +67,23 @@ def _save(figure: Figure, path: Path) -> None:
 def _pairs(quantity: str, one: EvaluatedSet, e0: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions of all frames that carry the label, flat, in LABEL_UNITS."""
     labels, predictions = [np.zeros(0)], [np.zeros(0)]
-    for frame, prediction in zip(one.frames, one.predictions):
+    for frame, prediction in zip(one.frames, one.predictions, strict=True):
         errors = label_errors(frame, prediction).get(quantity)
         if errors is None:
             continue
-        if quantity == "energy_per_atom":
-            free = sum(e0.get(symbol, 0.0) for symbol in frame.atoms.symbols)
-            label = np.array([(frame.energy or 0.0) - free]) / len(frame)
-        else:
-            label = np.ravel(frame.forces if quantity == "forces" else matrix_to_voigt(np.asarray(frame.stress)))
+        label = _label(quantity, frame, e0)
         labels.append(label)
         predictions.append(label + np.ravel(errors) / 1000.0)
     return np.concatenate(labels), np.concatenate(predictions)
+
+
+def _label(quantity: str, frame: Frame, e0: Mapping[str, float]) -> np.ndarray:
+    """A label that the frame carries, flat, in LABEL_UNITS; energies relative to the free atoms."""
+    if quantity == "energy_per_atom" and frame.energy is not None:
+        return np.array([frame.energy - sum(e0.get(symbol, 0.0) for symbol in frame.atoms.symbols)]) / len(frame)
+    if quantity == "forces" and frame.forces is not None:
+        return frame.forces.ravel()
+    return matrix_to_voigt(np.asarray(frame.stress))
 
 
 def _parity_plot(quantity: str, sets: Mapping[str, EvaluatedSet], e0: Mapping[str, float]) -> Figure:
@@ -108,9 +113,11 @@ def _parity_plot(quantity: str, sets: Mapping[str, EvaluatedSet], e0: Mapping[st
 
 def _distribution_plot(sets: Mapping[str, EvaluatedSet]) -> Figure:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, quantity in zip(figure.subplots(1, 3), UNITS):
+    for axes, quantity in zip(figure.subplots(1, 3), UNITS, strict=True):
         for name, one in sets.items():
-            errors = [label_errors(f, p).get(quantity, np.zeros(0)) for f, p in zip(one.frames, one.predictions)]
+            errors = [
+                label_errors(f, p).get(quantity, np.zeros(0)) for f, p in zip(one.frames, one.predictions, strict=True)
+            ]
             flat = np.concatenate([np.zeros(0), *map(np.ravel, errors)])
             if flat.size:
                 width = np.quantile(np.abs(flat), 0.99) or 1.0
@@ -127,7 +134,7 @@ def _distribution_plot(sets: Mapping[str, EvaluatedSet]) -> Figure:
 
 def _learning_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, label, unit in zip(figure.subplots(1, 2), ("energy", "forces"), ("meV/atom", "meV/Å")):
+    for axes, label, unit in zip(figure.subplots(1, 2), ("energy", "forces"), ("meV/atom", "meV/Å"), strict=True):
         for part in ("training", "validation"):
             _draw_curve(axes, history, part, f"{label}_rmse")
         axes.set(xlabel="epoch", ylabel=f"RMSE of {label} / ({unit})")
@@ -140,5 +147,5 @@ def _learning_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
 def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], part: str, key: str) -> None:
     points = [(record["epoch"], record[part][key]) for record in history if key in record.get(part, {})]
     if points:
-        epochs, values = zip(*points)
+        epochs, values = zip(*points, strict=True)
         axes.plot(epochs, values, label=part, marker="." if len(points) < 3 else None)

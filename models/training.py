@@ -21,6 +21,7 @@ from tesseral.models.checkpoint import (
 )
 from tesseral.models.config import TrainingConfig
 from tesseral.models.data import Batch, Structure, batch_order, batches_by_atoms, collate
+from tesseral.models.local import LocalModel
 from tesseral.models.loss import ErrorSums, loss_value, predict, residuals, weights_at
 from tesseral.models.optimisation import AveragedWeights, copy_into, learning_rate, make_optimizer
 
@@ -55,7 +56,7 @@ class Trainer:
     """Fits a model to structures; the state is saved now and then and can be resumed exactly.
 
     Args:
-        model: module with ``energies_and_gradients``; see :class:`tesseral.models.loss.EdgeModel`.
+        model: what is fitted; its weights change in place.
         training, validation: structures; without validation the averaged weights of the last epoch are the result.
         settings: the ``training`` section of the configuration.
         folder: where the checkpoint is written.
@@ -64,13 +65,14 @@ class Trainer:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: LocalModel,
         training: Sequence[Structure],
         validation: Sequence[Structure],
         settings: TrainingConfig,
         folder: Path,
         identity: dict[str, Any],
     ) -> None:
+        self.model = model
         self.training = training
         self.settings = settings
         self.checkpoint = folder / CHECKPOINT_NAME
@@ -132,7 +134,7 @@ class Trainer:
         settings, progress = self.settings, self.state.progress
         weights = weights_at(settings.loss, progress.epoch, settings.epochs)
         with_stress = weights.stress > 0 and bool(batch.has_stress.any())
-        errors = residuals(predict(self.state.model, batch, with_stress, True), batch)
+        errors = residuals(predict(self.model, batch, with_stress, True), batch)
         loss = loss_value(errors, weights, settings.loss)
         self._check_finite(float(loss.detach()))
         sums.add(errors, settings.loss)
@@ -140,7 +142,7 @@ class Trainer:
         if loss.requires_grad:  # not for a batch whose only labels have no weight
             loss.backward()
             if settings.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.state.model.parameters(), settings.gradient_clip)
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, progress.step, self.steps_per_epoch)
             optimizer.step()
@@ -194,7 +196,7 @@ class Trainer:
     def _evaluate(self, batches: Sequence[Batch]) -> ErrorSums:
         sums = ErrorSums()
         for batch in batches:
-            prediction = predict(self.state.model, batch, bool(batch.has_stress.any()), False)
+            prediction = predict(self.model, batch, bool(batch.has_stress.any()), False)
             sums.add(residuals(prediction, batch), self.settings.loss)
         return sums
 
@@ -214,18 +216,20 @@ class Trainer:
     @contextmanager
     def _signals_caught(self) -> Iterator[None]:
         """Remember SIGINT and SIGTERM until the step under way is complete; a second one acts at once."""
+        previous: dict[int, Any] = {}
 
         def remember(number: int, frame: Any) -> None:
             self._received_signal = number
             signal.signal(number, previous[number])
 
         try:
-            previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, remember)
         except ValueError:  # not in the main thread, where signals do not arrive
             yield
             return
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for caught, handler in previous.items():
+                signal.signal(caught, handler)

@@ -59,10 +59,7 @@ def count_by_characters(l_max: int, order: int, l_out: int, parity: int) -> int:
     count = 0.0
     for inverted in (False, True):
         powers = [
-            sum(
-                (-1.0 if inverted else 1.0) ** (degree * i) * character(degree, i)
-                for degree in range(l_max + 1)
-            )
+            sum((-1.0 if inverted else 1.0) ** (degree * i) * character(degree, i) for degree in range(l_max + 1))
             for i in range(1, order + 1)
         ]
         complete = [np.ones(n_angles)]
@@ -79,9 +76,7 @@ def test_clebsch_gordan_is_proportional_to_gaunt_integrals(l1: int, l2: int, l3:
     nodes, weights = np.polynomial.legendre.leggauss(12)
     angles = 2.0 * np.pi * np.arange(24) / 24
     z, phi = np.repeat(nodes, 24), np.tile(angles, 12)
-    values = harmonics(
-        np.stack([np.sqrt(1 - z**2) * np.cos(phi), np.sqrt(1 - z**2) * np.sin(phi), z], axis=1), 6
-    )
+    values = harmonics(np.stack([np.sqrt(1 - z**2) * np.cos(phi), np.sqrt(1 - z**2) * np.sin(phi), z], axis=1), 6)
     Y1, Y2, Y3 = (values[:, degree**2 : (degree + 1) ** 2] for degree in (l1, l2, l3))
     integrals = np.einsum("p,pa,pb,pc->abc", np.repeat(weights, 24) * 2.0 * np.pi / 24, Y1, Y2, Y3)
     coupling = real_clebsch_gordan(l1, l2, l3)
@@ -128,9 +123,7 @@ def test_products_have_the_stated_inversion_parity(l_max: int, nu: int, l_out: i
     np.testing.assert_allclose(inverted, parity * evaluate(table, A), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("l_max", "nu", "l_out", "parity"), [*CASES, (4, 4, 0, 1), (6, 3, 0, 1), (4, 4, 0, -1)]
-)
+@pytest.mark.parametrize(("l_max", "nu", "l_out", "parity"), [*CASES, (4, 4, 0, 1), (6, 3, 0, 1), (4, 4, 0, -1)])
 def test_number_of_paths_is_the_count_by_characters(l_max: int, nu: int, l_out: int, parity: int) -> None:
     orders = [order for order, _, _ in symmetric_basis(l_max, nu, l_out, parity).paths]
     for order in range(1, nu + 1):
@@ -160,18 +153,14 @@ def test_order_two_is_the_power_spectrum() -> None:
     for path, (order, degrees, _) in enumerate(table.paths):
         if order == 2:
             degree = degrees[0]
-            norm = math.sqrt(
-                (2 * degree + 1) * (2 * degree + 3)
-            )  # E[(x^2)^2] of 2l+1 standard normal components
+            norm = math.sqrt((2 * degree + 1) * (2 * degree + 3))  # E[(x^2)^2] of 2l+1 standard normal components
             np.testing.assert_allclose(
                 np.abs(values[:, path]), (A[:, degree**2 : (degree + 1) ** 2] ** 2).sum(1) / norm
             )
 
 
 @pytest.mark.parametrize(("l_max", "nu", "l_out", "parity"), [(2, 3, 0, 1), (2, 3, 1, -1), (3, 2, 2, 1)])
-def test_paths_have_unit_root_mean_square_over_normal_features(
-    l_max: int, nu: int, l_out: int, parity: int
-) -> None:
+def test_paths_have_unit_root_mean_square_over_normal_features(l_max: int, nu: int, l_out: int, parity: int) -> None:
     A = np.random.default_rng(7).normal(size=(40000, (l_max + 1) ** 2))
     mean_squares = (evaluate(symmetric_basis(l_max, nu, l_out, parity), A) ** 2).mean(axis=0)
     np.testing.assert_allclose(mean_squares, 1.0, atol=0.15)

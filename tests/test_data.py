@@ -249,7 +249,7 @@ def test_order_of_batches_depends_on_seed_and_epoch_only() -> None:
     assert batch_order(10, 4, 1, 5) == batch_order(10, 4, 1, 5)
     assert batch_order(10, 4, 1, 5) != batch_order(10, 4, 1, 6)
     assert batch_order(10, 4, 1, 5) != batch_order(10, 4, 2, 5)
-    assert sorted(sum(batch_order(10, 4, 1, 5), [])) == list(range(10))
+    assert sorted(index for batch in batch_order(10, 4, 1, 5) for index in batch) == list(range(10))
     assert [len(batch) for batch in batch_order(10, 4, 1, 5)] == [4, 4, 2]
 
 

@@ -10,9 +10,9 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.data import atomic_numbers
+from tesseral.kernel._engine import Engine
 
 from tesseral.calculator.neighbors import neighbor_list
-from tesseral.kernel._engine import Engine
 from tesseral.models.file import load_torchscript, save_model
 from tesseral.models.local import LocalModel
 
@@ -48,9 +48,7 @@ def write_model(path: Path, species: list[str] = SPECIES, **options) -> Path:
     if sizes["radial_basis"] == "spline":
         sizes["radial_table"] = np.random.default_rng(0).normal(size=(32, sizes["n_radial"], 4))
     e0 = {symbol: -13.0 * n for n, symbol in enumerate(species)}
-    model = LocalModel(
-        species=species, cutoff=4.5, e0=e0, shift={species[0]: 0.25}, scale=1.7, seed=3, **sizes
-    )
+    model = LocalModel(species=species, cutoff=4.5, e0=e0, shift={species[0]: 0.25}, scale=1.7, seed=3, **sizes)
     metadata = {
         "name": "test",
         "model_type": "local",
@@ -198,9 +196,7 @@ def test_options_are_checked(default_model):
         Engine(str(default_model), "double")
     with pytest.raises(ValueError, match="threads = 0"):
         Engine(str(default_model), "mixed", 0)
-    with pytest.raises(
-        ValueError, match="instruction set 'sse9' is not available: this machine has auto, baseline"
-    ):
+    with pytest.raises(ValueError, match="instruction set 'sse9' is not available: this machine has auto, baseline"):
         Engine(str(default_model), "mixed", 1, "sse9")
 
 
@@ -213,9 +209,7 @@ def test_damaged_files_are_refused(default_model, tmp_path):
         whole[: len(whole) // 2]: "truncated or damaged",
     }
     index = whole.index(b"parameters.safetensors") + 4000
-    cases[whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :]] = (
-        "checksum of parameters.safetensors"
-    )
+    cases[whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :]] = "checksum of parameters.safetensors"
     for content, message in cases.items():
         broken.write_bytes(content)
         with pytest.raises(RuntimeError, match=rf"broken\.pt: .*{message}"):

@@ -57,9 +57,7 @@ MODELS = [(kind, variant) for kind in (ReferenceLocalModel, LocalModel) for vari
 @pytest.fixture
 def atoms() -> Atoms:
     atoms = bulk("Si", cubic=True) * (1, 1, 1)
-    atoms.set_cell(
-        atoms.cell[:] @ np.array([[1.0, 0.05, 0.0], [0.0, 0.95, 0.1], [0.02, 0.0, 1.03]]), scale_atoms=True
-    )
+    atoms.set_cell(atoms.cell[:] @ np.array([[1.0, 0.05, 0.0], [0.0, 0.95, 0.1], [0.02, 0.0, 1.03]]), scale_atoms=True)
     atoms.rattle(0.2, seed=2)
     atoms.symbols[[1, 4, 6]] = "O"
     return atoms
@@ -213,9 +211,7 @@ def test_parameter_gradients_match_central_differences(model: LocalModel, atoms:
             with torch.no_grad():
                 parameter.sub_(direction, alpha=step)
         numeric = (values[0] - values[1]) / 2e-5
-        assert float((derivative * direction).sum().detach()) == pytest.approx(numeric, rel=1e-6, abs=1e-6), (
-            name
-        )
+        assert float((derivative * direction).sum().detach()) == pytest.approx(numeric, rel=1e-6, abs=1e-6), name
 
 
 def test_training_energies_leave_out_e0_and_shift(model: LocalModel, atoms: Atoms) -> None:
@@ -231,9 +227,7 @@ def test_compiled_and_reference_models_agree(variant: str, atoms: Atoms) -> None
     results = []
     for kind in (LocalModel, ReferenceLocalModel):
         model = prepared(kind(**ARGUMENTS | VARIANTS[variant]), atoms)
-        results.append(
-            (*model(*graph(atoms)), *torch.autograd.grad(loss(model, atoms), list(model.parameters())))
-        )
+        results.append((*model(*graph(atoms)), *torch.autograd.grad(loss(model, atoms), list(model.parameters()))))
     for compiled, reference in zip(*results, strict=True):
         torch.testing.assert_close(compiled, reference, rtol=1e-11, atol=1e-11 * float(reference.abs().max()))
 
@@ -260,9 +254,7 @@ def energies_in_numpy(parameters: dict[str, np.ndarray], D: np.ndarray, species:
     degrees = [int(np.sqrt(component)) for component in range(D.shape[2])]
     energies = parameters["e0"][species] + parameters["shift"][species]
     for atom, kind in enumerate(species):
-        A = np.stack(
-            [D[atom, :, lm] @ parameters["mixing"][kind, degree] for lm, degree in enumerate(degrees)]
-        )
+        A = np.stack([D[atom, :, lm] @ parameters["mixing"][kind, degree] for lm, degree in enumerate(degrees)])
         value = parameters["product"][kind].copy()  # [n_nodes, K], Horner from the leaves up
         for node in range(len(tree) - 1, -1, -1):
             for child in range(tree[node, 1], tree[node, 2]):
@@ -278,9 +270,7 @@ def energies_in_numpy(parameters: dict[str, np.ndarray], D: np.ndarray, species:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_native_parameters_reproduce_the_energies(
-    model: LocalModel, atoms: Atoms, dtype: torch.dtype
-) -> None:
+def test_native_parameters_reproduce_the_energies(model: LocalModel, atoms: Atoms, dtype: torch.dtype) -> None:
     with torch.no_grad():
         for layer in model.readout.layers:
             layer.bias.normal_(generator=torch.Generator().manual_seed(1))
@@ -369,9 +359,7 @@ def test_scales_need_atoms_with_neighbours() -> None:
     with pytest.raises(ValueError, match="needs the density of at least one atom, got none"):
         model.initialise_scales([], [])
     with pytest.raises(ValueError, match=r"no atom has a neighbour within the cutoff of 3\.6 Å"):
-        model.initialise_scales(
-            [torch.zeros(1, 8, 9, dtype=torch.float64)], [torch.zeros(1, dtype=torch.int64)]
-        )
+        model.initialise_scales([torch.zeros(1, 8, 9, dtype=torch.float64)], [torch.zeros(1, dtype=torch.int64)])
 
 
 def test_same_seed_gives_the_same_model() -> None:

@@ -44,9 +44,7 @@ def real_harmonics_of_scipy(vectors: np.ndarray, l_max: int) -> np.ndarray:
 def table_of_spline(function, n_intervals: int, cutoff: float, n_radial: int) -> torch.Tensor:
     """Table of the cubic spline through `function(r, q)` in the layout of `radial_basis`."""
     knots = np.linspace(0.0, 1.0, n_intervals + 1)
-    pieces = [
-        CubicSpline(knots, function(knots * cutoff, q)).c for q in range(n_radial)
-    ]  # each [4, n_intervals]
+    pieces = [CubicSpline(knots, function(knots * cutoff, q)).c for q in range(n_radial)]  # each [4, n_intervals]
     powers = n_intervals ** -np.arange(4.0)  # from powers of x - x_k to powers of t = n_intervals (x - x_k)
     return torch.tensor(np.stack([(piece[::-1] * powers[:, None]).T for piece in pieces], axis=1))
 
@@ -64,9 +62,7 @@ def test_harmonics_at_the_poles_are_finite() -> None:
     poles = torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True)
     values = reference.spherical_harmonics(poles, 6)
     (gradient,) = torch.autograd.grad(values.sum(), poles)
-    np.testing.assert_allclose(
-        values.detach().numpy(), real_harmonics_of_scipy(poles.detach().numpy(), 6), atol=1e-14
-    )
+    np.testing.assert_allclose(values.detach().numpy(), real_harmonics_of_scipy(poles.detach().numpy(), 6), atol=1e-14)
     assert torch.isfinite(gradient).all()
 
 
@@ -99,9 +95,7 @@ def test_harmonics_are_orthonormal() -> None:
 
 @pytest.mark.parametrize("basis", ["bessel", "chebyshev", "gaussian"])
 def test_radial_basis_and_two_derivatives_vanish_at_the_cutoff(basis: str) -> None:
-    distances = torch.tensor(
-        [CUTOFF - 1e-7, CUTOFF, CUTOFF + 0.1, 1e6], dtype=torch.float64, requires_grad=True
-    )
+    distances = torch.tensor([CUTOFF - 1e-7, CUTOFF, CUTOFF + 0.1, 1e6], dtype=torch.float64, requires_grad=True)
     values = reference.radial_basis(distances, basis, 6, CUTOFF, EMPTY)
     assert values.abs().max() < 1e-12
     for q in range(6):
@@ -136,16 +130,12 @@ def test_spline_reproduces_scipy() -> None:
     for q in range(2):
         spline = CubicSpline(knots, function(knots * CUTOFF, q))
         np.testing.assert_allclose(values[:, q], spline(r / CUTOFF), atol=1e-12)
-    outside = reference.radial_basis(
-        torch.tensor([CUTOFF, 9.0], dtype=torch.float64), "spline", 2, CUTOFF, table
-    )
+    outside = reference.radial_basis(torch.tensor([CUTOFF, 9.0], dtype=torch.float64), "spline", 2, CUTOFF, table)
     assert (outside == 0.0).all()
 
 
 def test_unknown_basis_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="unknown basis 'fourier'; known: bessel, chebyshev, gaussian, spline"
-    ):
+    with pytest.raises(ValueError, match="unknown basis 'fourier'; known: bessel, chebyshev, gaussian, spline"):
         reference.radial_basis(torch.ones(1), "fourier", 2, 3.0, EMPTY)
 
 
@@ -164,12 +154,8 @@ def random_graph(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize("basis", ["bessel", "spline"])
 def test_density_is_the_sum_over_neighbours(basis: str, generator: torch.Generator) -> None:
     vectors, centers, species = random_graph(generator)
-    table = (
-        torch.randn(8, N_RADIAL, 4, generator=generator, dtype=torch.float64) if basis == "spline" else EMPTY
-    )
-    result = reference.density(
-        vectors, centers, species, N_ATOMS, N_SPECIES, 2, basis, N_RADIAL, CUTOFF, table
-    )
+    table = torch.randn(8, N_RADIAL, 4, generator=generator, dtype=torch.float64) if basis == "spline" else EMPTY
+    result = reference.density(vectors, centers, species, N_ATOMS, N_SPECIES, 2, basis, N_RADIAL, CUTOFF, table)
     assert result.shape == (N_ATOMS, N_SPECIES * N_RADIAL, 9)
     radial = reference.radial_basis(vectors.norm(dim=1), basis, N_RADIAL, CUTOFF, table)
     harmonics = real_harmonics_of_scipy(vectors.numpy(), 2)
@@ -199,9 +185,7 @@ def test_density_gradient_is_the_derivative_of_density(generator: torch.Generato
 @pytest.mark.parametrize("basis", ["bessel", "chebyshev", "gaussian", "spline"])
 def test_density_and_its_gradient_pass_gradcheck(basis: str, generator: torch.Generator) -> None:
     vectors, centers, species = random_graph(generator)
-    table = (
-        torch.randn(4, N_RADIAL, 4, generator=generator, dtype=torch.float64) if basis == "spline" else EMPTY
-    )
+    table = torch.randn(4, N_RADIAL, 4, generator=generator, dtype=torch.float64) if basis == "spline" else EMPTY
     options = (N_SPECIES, 1, basis, N_RADIAL, CUTOFF, table)
     weights = torch.randn(N_ATOMS, N_SPECIES * N_RADIAL, 4, generator=generator, dtype=torch.float64)
     vectors.requires_grad_()
@@ -271,9 +255,7 @@ def zbl_in_si_constants(distance: float, first: int, second: int) -> float:
 def pair_energy(distance: float, first: int, second: int, inner: float, outer: float) -> float:
     vectors = torch.tensor([[0.0, 0.0, distance], [0.0, 0.0, -distance]], dtype=torch.float64)
     numbers = torch.tensor([first, second], dtype=torch.float64)
-    return float(
-        reference.zbl(vectors, torch.tensor([0, 1]), numbers, numbers.flip(0), 2, inner, outer).sum()
-    )
+    return float(reference.zbl(vectors, torch.tensor([0, 1]), numbers, numbers.flip(0), 2, inner, outer).sum())
 
 
 @pytest.mark.parametrize(("first", "second"), [(14, 14), (1, 8), (29, 74)])

@@ -15,15 +15,11 @@ LATTICE_CONSTANT = 5.43  # Å, diamond silicon
 
 
 def demo(
-    model: Annotated[
-        str, typer.Option(help="A model that knows Si: name of a shipped one, or path.")
-    ] = "silicon",
+    model: Annotated[str, typer.Option(help="A model that knows Si: name of a shipped one, or path.")] = "silicon",
     steps: Annotated[int, typer.Option(min=10, help="Steps of 1 fs.")] = 5000,
     repeat: Annotated[int, typer.Option(min=1, max=20, help="Cubic cells of 8 atoms per direction.")] = 3,
     temperature: Annotated[float, typer.Option(min=0.0, help="Temperature to reach, in K.")] = 600.0,
-    output: Annotated[Path, typer.Option(help="Folder for trajectories, plots and metrics.")] = Path(
-        "tesseral-demo"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for trajectories, plots and metrics.")] = Path("tesseral-demo"),
     dtype: Annotated[str, typer.Option(help="float64, float32 or mixed.")] = "mixed",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the model.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the initial velocities.")] = 0,
@@ -54,13 +50,14 @@ def _simulation(
     """Diamond silicon with momenta that leave about `temperature` once half of their energy is potential."""
     from ase.build import bulk
 
+    from tesseral.calculator.native import NativeModel
     from tesseral.cli.demo_engines import Simulation, set_thermal_momenta
-    from tesseral.models.registry import resolve_model
 
-    path = resolve_model(model)
+    native = NativeModel(model, dtype, threads)
     atoms = bulk("Si", "diamond", a=LATTICE_CONSTANT, cubic=True) * (repeat, repeat, repeat)
+    native.species_indices(atoms.numbers)  # refuses a model that does not know silicon
     set_thermal_momenta(atoms, 2.0 * temperature, seed)
-    return Simulation(path, atoms, steps, 1.0, 10, 5, dtype, threads)
+    return Simulation(native.path, atoms, steps, 1.0, 10, 5, dtype, threads)
 
 
 def _run_all(engines: tuple[Engine, ...], simulation: Simulation) -> tuple[list[Run], dict[str, str]]:
@@ -88,19 +85,18 @@ def _print_table(rows: list[dict[str, Any]], simulation: Simulation) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = (
+    typer.echo(
         f"{len(simulation.atoms)} Si atoms, {simulation.n_steps} steps of {simulation.timestep:g} fs at constant "
-        f"energy, {simulation.model.name}, {simulation.dtype}, threads: {simulation.threads}"
+        f"energy; {simulation.model.name}, {simulation.dtype}, threads: {simulation.threads}"
     )
     headings = (
-        "engine",
         "energy drift\neV/atom/ps",
         "energy noise\neV/atom",
         "temperature\nK",
         "steps/s",
         "µs/atom/step",
     )
-    table = Table(*headings, title=title)
+    table = Table("engine", *headings)
     for row in rows:
         table.add_row(
             row["engine"],

@@ -65,18 +65,14 @@ def radial_distribution(frames: Sequence[Atoms]) -> tuple[NDArray[np.float64], N
     for atoms in frames:
         pairs = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, edges[-1])
         vectors = (
-            atoms.positions[pairs.neighbors]
-            - atoms.positions[pairs.centers]
-            + pairs.cell_shifts @ atoms.cell.array
+            atoms.positions[pairs.neighbors] - atoms.positions[pairs.centers] + pairs.cell_shifts @ atoms.cell.array
         )
         counts, _ = np.histogram(np.linalg.norm(vectors, axis=1), edges)
         total += counts * atoms.get_volume() / (len(atoms) ** 2 * shells)
     return 0.5 * (edges[1:] + edges[:-1]), total / len(frames)
 
 
-def write_files(
-    folder: Path, runs: Sequence[Run], simulation: Simulation, metrics: dict[str, Any]
-) -> list[Path]:
+def write_files(folder: Path, runs: Sequence[Run], simulation: Simulation, metrics: dict[str, Any]) -> list[Path]:
     """Write trajectories, plots and metrics.json into `folder`, which must exist; returns the paths."""
     paths = []
 

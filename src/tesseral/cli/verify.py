@@ -23,8 +23,7 @@ def verify(
     checks = list(run_checks(model, seed))
     if as_json:
         rows = [
-            {"name": c.name, "difference": c.difference, "tolerance": c.tolerance, "passed": c.passed}
-            for c in checks
+            {"name": c.name, "difference": c.difference, "tolerance": c.tolerance, "passed": c.passed} for c in checks
         ]
         typer.echo(json.dumps(rows, indent=1))
     else:

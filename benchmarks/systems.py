@@ -1,0 +1,61 @@
+"""The system and the models that are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+
+CUTOFF = 5.0  # Å; 28 neighbours in silicon
+#: the size of the shipped silicon model; its speed does not depend on its weights
+SILICON_SIZE: dict[str, Any] = {
+    "species": ["Si"],
+    "cutoff": CUTOFF,
+    "l_max": 3,
+    "n_radial": 8,
+    "channels": 64,
+    "nu": 3,
+    "features": 32,
+    "readout": [32],
+    "e0": {"Si": 0.0},
+}
+
+
+def rattled_silicon(cells: int = 5, amplitude: float = 0.05, seed: int = 0) -> Atoms:
+    """Diamond silicon (5.43 Å), `cells` cubic cells of 8 atoms per direction, normal displacements of
+    `amplitude` Å."""
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True) * (cells, cells, cells)
+    atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
+    return atoms
+
+
+@contextmanager
+def random_model_file() -> Iterator[Path]:
+    """A model file of silicon size with random weights, deleted afterwards."""
+    import torch
+
+    from tesseral.models.file import save_model
+    from tesseral.models.local import LocalModel
+
+    model = LocalModel(**SILICON_SIZE)
+    metadata = {
+        "name": "random",
+        "model_type": "local",
+        "species": ["Si"],
+        "atomic_numbers": [14],
+        "cutoff": CUTOFF,
+        "n_layers": 1,
+        "architecture": model.architecture(),
+        "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
+        "e0": {"Si": 0.0},
+    }
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "random.pt"
+        save_model(path, torch.jit.script(model), metadata, model.native_parameters())
+        yield path

@@ -1,0 +1,381 @@
+"""The command line: help, suggestions, errors, and the commands demo, models, verify and bench."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from typer.testing import CliRunner
+
+from tesseral import __version__, cli
+from tesseral.benchmarks import peers, timing
+from tesseral.calculator import verification
+from tesseral.cli import demo_engines
+from tesseral.cli.demo_engines import Run, Simulation, set_thermal_momenta
+from tesseral.cli.demo_report import radial_distribution, summary
+from tesseral.models import registry
+from tesseral.models.file import save_model
+from tesseral.models.local import LocalModel
+
+
+def make_model(species: list[str], seed: int = 0) -> LocalModel:
+    e0 = {symbol: -163.123456789 * (index + 1) for index, symbol in enumerate(species)}
+    sizes = {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "nu": 3, "features": 4, "readout": [4]}
+    return LocalModel(species=species, e0=e0, scale=0.05, seed=seed, **sizes)
+
+
+def write_model(path: Path, species: list[str], native: LocalModel | None = None) -> Path:
+    """A model with random weights; `native` puts the parameters of another one beside its TorchScript
+    program."""
+    model = make_model(species)
+    metadata = {
+        "name": path.stem,
+        "model_type": "local",
+        "species": species,
+        "atomic_numbers": [ase.data.atomic_numbers[symbol] for symbol in species],
+        "cutoff": model.cutoff,
+        "n_layers": 1,
+        "architecture": model.architecture(),
+        "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
+        "e0": dict(zip(species, model.e0, strict=True)),
+        "training": {"errors": {"train": {}, "test": {"energy_per_atom": {"mae": 1.0, "rmse": 2.5}, "forces": None}}},
+    }
+    save_model(path, torch.jit.script(model), metadata, (native or model).native_parameters())
+    return path
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """A folder of shipped models with random weights: silicon and water."""
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    write_model(folder / "silicon.pt", ["Si"])
+    write_model(folder / "water.pt", ["H", "O"])
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", folder)
+    return folder
+
+
+def run(*arguments: str, exit_code: int = 0):
+    result = CliRunner().invoke(cli.app, arguments)
+    unexpected = result.exception is not None and not isinstance(result.exception, SystemExit)
+    assert not unexpected and result.exit_code == exit_code, result.output
+    return result
+
+
+# --- the frame around the commands
+
+
+def test_help_names_every_command_and_imports_neither_torch_nor_the_commands():
+    script = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from tesseral.cli import COMMANDS, app\n"
+        "output = CliRunner().invoke(app, ['--help']).output\n"
+        "assert all(name in output for name in COMMANDS), output\n"
+        "loaded = {'torch', 'ase', *(module for module, _, _ in COMMANDS.values())} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_has_help(command):
+    assert "Usage" in run(command, "--help").output
+
+
+def test_version_is_printed():
+    assert run("--version").output == f"tesseral {__version__}\n"
+
+
+def test_version_of_a_source_tree_is_told(monkeypatch):
+    import importlib
+    import importlib.metadata
+
+    import tesseral
+
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", not_installed)
+        assert importlib.reload(tesseral).__version__ == "0+not-installed"
+    importlib.reload(tesseral)
+
+
+def test_no_command_shows_the_help():
+    assert "Commands" in run(exit_code=2).output
+
+
+def test_a_misspelt_command_or_option_is_answered_with_the_nearest():
+    assert "'models'" in run("modles", exit_code=2).output
+    assert "--json" in run("models", "--jsn", exit_code=2).output
+
+
+@pytest.mark.parametrize("error", [ValueError("bad value"), RuntimeError("bad value"), ImportError("bad value")])
+def test_user_errors_are_one_line_without_traceback(error, monkeypatch):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(registry, "list_models", fail)
+    result = run("models", exit_code=1)
+    assert result.stderr == "tesseral: bad value\n"
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "models"), ("models", "--debug")])
+def test_debug_shows_the_error_itself(arguments, monkeypatch):
+    def fail() -> None:
+        raise ValueError("bad value")
+
+    monkeypatch.setattr(registry, "list_models", fail)
+    result = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(result.exception, ValueError)
+
+
+def test_programming_errors_are_not_hidden(monkeypatch):
+    def fail() -> None:
+        raise KeyError("a mistake in the program")
+
+    monkeypatch.setattr(registry, "list_models", fail)
+    assert isinstance(CliRunner().invoke(cli.app, ["models"]).exception, KeyError)
+
+
+def test_a_closed_pipe_is_not_a_user_error(monkeypatch):
+    def fail() -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(registry, "list_models", fail)
+    assert "tesseral:" not in CliRunner().invoke(cli.app, ["models"]).output
+
+
+def test_errors_of_files_name_the_file():
+    assert cli.explain(FileNotFoundError(2, "No such file or directory", "x.xyz")) == "x.xyz: No such file or directory"
+    assert cli.explain(OSError("model.pt: disk full")) == "model.pt: disk full"
+    assert cli.explain(MemoryError()) == "MemoryError"
+
+
+def test_the_entry_point_runs_the_application(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tesseral", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0 and __version__ in capsys.readouterr().out
+
+
+# --- shipped models
+
+
+def test_models_lists_names_errors_and_paths(shipped):
+    output = run("models").output
+    assert "silicon" in output and "H O" in output and "2.5" in output and "test" in output
+    assert str(shipped / "water.pt") in output.replace("\n", "")
+
+
+def test_models_as_json(shipped):
+    entries = json.loads(run("models", "--json").output)
+    assert [entry["name"] for entry in entries] == ["silicon", "water"]
+    assert entries[1]["species"] == ["H", "O"] and entries[1]["path"] == str(shipped / "water.pt")
+    assert entries[0]["errors"]["test"]["energy_per_atom"]["rmse"] == 2.5
+
+
+def test_no_shipped_models_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path / "none")
+    assert "No models are shipped" in run("models").output
+    assert json.loads(run("models", "--json").output) == []
+
+
+def test_a_name_stands_for_the_path_of_a_shipped_model(shipped, tmp_path, monkeypatch):
+    assert registry.resolve_model("silicon") == shipped / "silicon.pt"
+    assert registry.resolve_model(shipped / "water.pt") == shipped / "water.pt"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "silicon").mkdir()
+    assert registry.resolve_model("silicon") == shipped / "silicon.pt"
+    assert run("info", "silicon").output
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ("silicn", r"silicn: no such model file, and the shipped models are: silicon, water; did you mean 'silicon'\?"),
+        ("other.pt", r"other.pt: no such model file, and the shipped models are: silicon, water$"),
+        (".", r"\.: is a folder, not a model file, and the shipped"),
+    ],
+)
+def test_an_unknown_model_is_answered_with_the_known_ones(shipped, model, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        registry.resolve_model(model)
+
+
+def test_without_shipped_models_the_message_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match="the shipped models are: none"):
+        registry.resolve_model("silicon")
+
+
+# --- demo
+
+
+def test_demo_runs_and_writes_trajectory_plots_and_metrics(shipped, tmp_path):
+    output = run("demo", "--steps", "105", "--repeat", "1", "--output", str(tmp_path / "out")).output
+    assert "ASE" in output and "energy drift" in output and str(tmp_path / "out") in output.replace("\n", "")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["n_steps"] == 105 and metrics["n_atoms"] == 8 and metrics["skipped"] == {}
+    (row,) = metrics["engines"]
+    assert abs(row["energy_drift"]) < 1e-3 and row["steps_per_second"] > 0
+    frames = ase.io.read(tmp_path / "out" / "trajectory_ase.xyz", ":")
+    assert [frame.info["step"] for frame in frames] == [0, 50, 100]
+    assert np.abs(frames[1].get_momenta()).max() > 0
+    for name in ("energy_drift.png", "radial_distribution.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_tells_which_engines_are_missing(shipped, tmp_path, monkeypatch):
+    absent = SimpleNamespace(name="Other", missing=lambda: "it is not installed")
+    monkeypatch.setattr(demo_engines, "ENGINES", (*demo_engines.ENGINES, absent))
+    output = run("demo", "--steps", "10", "--repeat", "1", "--output", str(tmp_path)).output
+    assert "Other: skipped, it is not installed" in output
+    assert json.loads((tmp_path / "metrics.json").read_text())["skipped"] == {"Other": "it is not installed"}
+
+
+def test_demo_refuses_a_model_without_silicon(shipped, tmp_path):
+    result = run("demo", "--model", "water", "--output", str(tmp_path / "out"), exit_code=1)
+    assert result.stderr == "tesseral: atom 0 is Si, but water.pt knows H, O\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_metrics_recover_a_known_drift():
+    atoms = bulk("Si", cubic=True)
+    simulation = Simulation(Path("m.pt"), atoms, 1000, 1.0, 10, 5, "mixed", 1)
+    times = np.linspace(0.0, 1.0, 101)
+    kinetic = 1.0 + 0.5 * np.sin(40 * times)
+    potential = -1e4 - kinetic + 8 * 2e-3 * times
+    run_of_engine = Run("X", times.tolist(), potential.tolist(), kinetic.tolist(), [300.0] * 21 + [600.0] * 80, [], 2.0)
+    row = summary(run_of_engine, simulation)
+    assert row["energy_drift"] == pytest.approx(2e-3, rel=1e-6)
+    assert row["energy_fluctuation"] < 1e-9
+    assert row["temperature"] == pytest.approx(600.0, abs=5)
+    assert row["steps_per_second"] == 500.0
+    assert row["microseconds_per_atom_step"] == pytest.approx(250.0)
+
+
+def test_radial_distribution_counts_the_neighbours_of_diamond():
+    atoms = bulk("Si", cubic=True) * (3, 3, 3)
+    radii, values = radial_distribution([atoms, atoms])
+    density = len(atoms) / atoms.get_volume()
+    shell = (radii > 2.2) & (radii < 2.5)
+    assert np.sum(4 * np.pi * radii**2 * values * 0.05 * density, where=shell) == pytest.approx(4.0, rel=1e-3)
+
+
+def test_thermal_momenta_have_the_temperature_and_no_drift():
+    atoms = bulk("SiC", "zincblende", a=4.36, cubic=True) * (6, 6, 6)
+    set_thermal_momenta(atoms, 600.0, seed=1)
+    assert atoms.get_temperature() == pytest.approx(600.0, rel=0.03)
+    np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0.0, atol=1e-9)
+
+
+# --- verify
+
+
+def test_verify_passes_a_good_model(tmp_path):
+    path = write_model(tmp_path / "good.pt", ["O", "Si"])
+    checks = json.loads(run("verify", str(path), "--json").output)
+    assert len(checks) == 9 and all(check["passed"] for check in checks)
+    assert "pass" in run("verify", str(path)).output
+
+
+def test_verify_finds_parameters_that_do_not_belong_to_the_program(tmp_path):
+    path = write_model(tmp_path / "bad.pt", ["Si"], native=make_model(["Si"], seed=1))
+    result = run("verify", str(path), exit_code=1)
+    assert "FAIL" in result.output
+    failed = [c["name"] for c in json.loads(run("verify", str(path), "--json", exit_code=1).output) if not c["passed"]]
+    assert failed == ["native = TorchScript"]
+
+
+def test_a_check_that_gives_nan_fails():
+    assert not verification.Check("x", float("nan"), 1.0).passed
+    assert verification.Check("x", 1.0, 1.0).passed
+
+
+# --- bench
+
+
+def test_bench_times_the_native_engine(monkeypatch):
+    report = json.loads(run("bench", "--cells", "1", "--repeats", "7", "--no-peers", "--json").output)
+    inference = report["inference"]
+    assert report["processor"] and report["versions"]["torch"] == torch.__version__
+    assert inference["n_atoms"] == 8 and inference["n_neighbors"] == 28.0 and inference["instruction_set"]
+    assert set(inference["engine"]) == {"float64", "float32", "mixed"}
+    assert min(*inference["engine"].values(), *inference["md_step"].values(), inference["neighbor_list"]) > 0
+    assert report["mace_torch"] == {"skipped": "--no-peers"}
+
+
+def test_bench_prints_a_table_and_says_that_mace_is_not_installed(monkeypatch):
+    def missing(package: str) -> str:
+        raise peers.PackageNotFoundError(package)
+
+    monkeypatch.setattr(peers, "version", missing)
+    output = run("bench", "--cells", "1", "--repeats", "7").output
+    assert "native engine, mixed" in output
+    assert "mace-torch 128x0e: skipped, mace-torch is not installed" in output
+
+
+@pytest.mark.parametrize(
+    "finished, expected",
+    [
+        (SimpleNamespace(returncode=0, stdout='a note\n{"us_per_atom": 7.0}\n', stderr=""), {"us_per_atom": 7.0}),
+        (
+            SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nImportError: no e3nn"),
+            {"skipped": "mace-torch does not run here: ImportError: no e3nn"},
+        ),
+        (
+            SimpleNamespace(returncode=-9, stdout="", stderr=""),
+            {"skipped": "mace-torch does not run here: exit code -9"},
+        ),
+    ],
+)
+def test_mace_is_timed_in_a_process_with_its_allocator_setting(finished, expected, monkeypatch):
+    seen = {}
+
+    def fake_run(command, env, **options):
+        seen.update(env)
+        return finished
+
+    monkeypatch.setattr(peers, "version", lambda package: "0.3")
+    monkeypatch.setattr(peers.subprocess, "run", fake_run)
+    assert peers.measure_mace() == expected
+    assert seen["MALLOC_MMAP_THRESHOLD_"] == seen["MALLOC_TRIM_THRESHOLD_"] and seen["OMP_NUM_THREADS"] == "1"
+
+
+def test_bench_train_compares_the_compiled_with_the_reference_path():
+    threads = torch.get_num_threads()
+    training = json.loads(run("bench", "--train", "--repeats", "7", "--json").output)["training"]
+    assert training["ratio"] == pytest.approx(training["reference"] / training["compiled"])
+    assert training["n_atoms"] == 256 and torch.get_num_threads() == threads
+
+
+def test_bench_train_table(monkeypatch):
+    from tesseral.benchmarks import training
+
+    numbers = {"n_structures": 4, "n_atoms": 256, "compiled": 40.0, "reference": 800.0, "ratio": 20.0}
+    monkeypatch.setattr(training, "measure_training", lambda repeats: numbers)
+    output = run("bench", "--train").output
+    assert "800.0" in output and "20.0" in output
+
+
+def test_the_median_leaves_out_the_warm_up(monkeypatch):
+    clock = iter([0.0, 1.0, 10.0, 13.0, 20.0, 22.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    calls = []
+    assert timing.median_seconds(lambda: calls.append(1), repeats=3, warm_up=2) == 2.0
+    assert len(calls) == 5
+
+
+def test_the_processor_is_named_without_proc(monkeypatch):
+    monkeypatch.setattr(timing, "Path", lambda name: Path("/nonexistent"))
+    assert timing.processor()
