@@ -13,8 +13,8 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from tesseral.calculator.native import NativeModel, check_device, refuse_unknown_keywords, voigt_stresses
 from tesseral.calculator.neighbors import VerletList
 
-#: Default Verlet skin in Å: a crystal at room temperature then keeps one list for hundreds of steps.
-DEFAULT_SKIN = 0.5
+#: Default Verlet skin in Å; silicon at 600 K then keeps a list for about 50 steps of 1 fs.
+DEFAULT_SKIN = 1.0
 OPTIONS = ("dtype", "device", "threads", "skin")
 
 
@@ -32,7 +32,6 @@ class TesseralCalculator(Calculator):
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "stresses"]  # noqa: RUF012
-    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -77,10 +76,20 @@ class TesseralCalculator(Calculator):
             TypeError: any option.
         """
         if options:
-            raise TypeError(
-                f"TesseralCalculator.set({', '.join(options)}): options are fixed; make a new calculator"
-            )
+            raise TypeError(f"TesseralCalculator.set({', '.join(options)}): options are fixed; make a new calculator")
         return {}
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """Which of positions, numbers, cell and pbc changed since the last calculation, however little."""
+        if self.atoms is None:
+            return list(all_changes)
+        pairs = {
+            "positions": (self.atoms.positions, atoms.positions),
+            "numbers": (self.atoms.numbers, atoms.numbers),
+            "cell": (self.atoms.cell.array, atoms.cell.array),
+            "pbc": (self.atoms.pbc, atoms.pbc),
+        }
+        return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
 
     def calculate(
         self,
@@ -121,9 +130,7 @@ def _check_stress_exists(atoms: Atoms, properties: Sequence[str]) -> None:
         )
 
 
-def ase_results(
-    atoms: Atoms, energies: np.ndarray, forces: np.ndarray, virials: np.ndarray
-) -> dict[str, Any]:
+def ase_results(atoms: Atoms, energies: np.ndarray, forces: np.ndarray, virials: np.ndarray) -> dict[str, Any]:
     """ASE's results of one structure.
 
     Args:

@@ -13,7 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from tesseral.calculator.errors import StructureError
-from tesseral.models.file import read_metadata
+from tesseral.models.file import ModelFileError, read_metadata
 from tesseral.models.registry import nearest, resolve_model
 
 DTYPES = ("float64", "float32", "mixed")
@@ -48,9 +48,7 @@ class NativeModel:
         from tesseral.kernel._engine import Engine
 
         if dtype not in DTYPES:
-            raise ValueError(
-                f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}"
-            )
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{nearest(dtype, DTYPES)}")
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer))):
             raise TypeError(f"threads must be a whole number or None, got {threads!r}")
         if threads is not None and threads < 1:
@@ -58,7 +56,10 @@ class NativeModel:
         self.path: Path = resolve_model(model)
         self.metadata: dict[str, Any] = read_metadata(self.path)
         self.dtype, self.threads = dtype, int(threads or 1)
-        self._engine = Engine(str(self.path), dtype, self.threads)
+        try:
+            self._engine = Engine(str(self.path), dtype, self.threads)
+        except RuntimeError as error:  # the engine's word for a file it cannot use
+            raise ModelFileError(str(error)) from error
         self.cutoff = float(self._engine.cutoff)
         self.species = list(self._engine.species)
         self.instruction_set = str(self._engine.instruction_set)
@@ -117,9 +118,7 @@ def check_device(device: str) -> None:
         ValueError: another device.
     """
     if device != "cpu":
-        raise ValueError(
-            f"device {device!r} is not supported: this version computes on the CPU only (device='cpu')"
-        )
+        raise ValueError(f"device {device!r} is not supported: this version computes on the CPU only (device='cpu')")
 
 
 def refuse_unknown_keywords(function: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:
@@ -129,9 +128,7 @@ def refuse_unknown_keywords(function: str, unknown: Mapping[str, object], known:
         TypeError: names the first unknown keyword and the nearest known one.
     """
     for keyword in unknown:
-        raise TypeError(
-            f"{function} has no keyword {keyword!r}{nearest(keyword, known)} (known: {', '.join(known)})"
-        )
+        raise TypeError(f"{function} has no keyword {keyword!r}{nearest(keyword, known)} (known: {', '.join(known)})")
 
 
 def voigt_stresses(virials: NDArray[np.float64], volume: float) -> NDArray[np.float64]:

@@ -92,9 +92,7 @@ def checked_geometry(
         raise ValueError(f"cell must have shape [3, 3], got {list(vectors.shape)}")
     if not np.isfinite(points).all():
         atom = int(np.argmin(np.isfinite(points).all(axis=1)))
-        raise StructureError(
-            f"atom {atom} has the position {points[atom].tolist()}: every coordinate must be finite"
-        )
+        raise StructureError(f"atom {atom} has the position {points[atom].tolist()}: every coordinate must be finite")
     _check_periodic_vectors(vectors, periodic)
     return points, vectors, periodic
 
@@ -104,9 +102,7 @@ def _check_periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool
     for direction in np.flatnonzero(periodic):
         vector = cell[direction]
         if not np.isfinite(vector).all():
-            raise StructureError(
-                f"cell vector {direction} is {vector.tolist()}: every component must be finite"
-            )
+            raise StructureError(f"cell vector {direction} is {vector.tolist()}: every component must be finite")
         if np.linalg.norm(vector) < SMALLEST_HEIGHT:
             raise StructureError(
                 f"direction {direction} is periodic, but its cell vector is {vector.tolist()}: "
@@ -122,10 +118,10 @@ def _check_periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool
 
 def _heights(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Extent of the parallelepiped perpendicular to each of its faces, [n] in Å; zero if it is flat."""
-    _, singular, _ = np.linalg.svd(vectors)
-    if singular[-1] <= 1e-12 * singular[0]:
+    products = vectors @ vectors.T
+    if np.linalg.det(products) <= 1e-14 * products.diagonal().prod():
         return np.zeros(len(vectors))
-    return 1.0 / np.linalg.norm(np.linalg.pinv(vectors), axis=0)
+    return 1.0 / np.sqrt(np.linalg.inv(products).diagonal())
 
 
 def _bounding_cell(
@@ -216,9 +212,7 @@ class VerletList:
         """
         points, vectors, periodic = checked_geometry(positions, cell, pbc)
         if self._list is None or not self._still_valid(points, vectors, periodic):
-            self._list = neighbor_list(
-                points, vectors, periodic, self.cutoff + self.skin, threads=self.threads
-            )
+            self._list = neighbor_list(points, vectors, periodic, self.cutoff + self.skin, threads=self.threads)
             self._build = points.copy(), vectors.copy(), periodic.copy()
             self._shifted_cell: NDArray[np.float64] | None = None
             self.n_builds += 1

@@ -96,9 +96,7 @@ def made_up_structures(species: list[str], generator: np.random.Generator) -> li
     cluster."""
     radius = float(np.mean([covalent_radii[atomic_numbers[symbol]] for symbol in species]))
     atoms = bulk("X", "fcc", a=2.2 * radius * np.sqrt(2.0), cubic=True) * (2, 2, 1)
-    atoms.numbers = generator.permutation(
-        [atomic_numbers[species[k % len(species)]] for k in range(len(atoms))]
-    )
+    atoms.numbers = generator.permutation([atomic_numbers[species[k % len(species)]] for k in range(len(atoms))])
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + generator.uniform(-0.05, 0.05, (3, 3))), scale_atoms=True)
     atoms.positions += generator.normal(0.0, 0.08 * radius, atoms.positions.shape)
     structures = []
@@ -117,9 +115,7 @@ def _all(calculator: TesseralCalculator, atoms: Atoms) -> dict[str, Any]:
     return _without_free_atoms(calculator, atoms, calculator.results)
 
 
-def _without_free_atoms(
-    calculator: TesseralCalculator, atoms: Atoms, results: dict[str, Any]
-) -> dict[str, Any]:
+def _without_free_atoms(calculator: TesseralCalculator, atoms: Atoms, results: dict[str, Any]) -> dict[str, Any]:
     """Results with the energy relative to the free atoms, whose large energies would hide differences."""
     free = [calculator.metadata["e0"][symbol] for symbol in atoms.symbols]
     return {**results, "energy": float(np.sum(results["energies"] - free))}

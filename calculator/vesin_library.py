@@ -53,9 +53,7 @@ def periodic_pairs(
     (ascending), neighbors [E] and cell shifts [E, 3] with r_ij = r_j - r_i + S @ cell.
     """
     library, declarations = _load()
-    options = declarations.VesinOptions(
-        cutoff=cutoff, full=True, sorted=True, return_shifts=True, n_threads=threads
-    )
+    options = declarations.VesinOptions(cutoff=cutoff, full=True, sorted=True, return_shifts=True, n_threads=threads)
     periodic = np.ones(3, dtype=np.bool_)
     pairs, message = declarations.VesinNeighborList(), ctypes.c_char_p()
     try:

@@ -131,9 +131,15 @@ class LocalModel(torch.nn.Module):
         else:
             with torch.enable_grad():
                 energies, gradients = self.energies_and_gradients(vectors, centers, neighbors, species, False)
-        baseline = torch.tensor(self.e0, dtype=torch.float64) + torch.tensor(self.shift, dtype=torch.float64)
-        energies = baseline.to(species.device)[species] + energies.detach().to(torch.float64)
+        energies = self.baseline().to(species.device)[species] + energies.detach().to(torch.float64)
         return energies, gradients.detach().to(vectors.dtype)
+
+    def baseline(self) -> Tensor:
+        """e0 + shift of each species [S] in float64, filled one by one: TorchScript's torch.tensor(list) rounds to float32."""
+        values = torch.zeros(self.n_species, dtype=torch.float64)
+        for index in range(self.n_species):
+            values[index].fill_(self.e0[index] + self.shift[index])
+        return values
 
     def training_energies_and_gradients(
         self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor

@@ -26,6 +26,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from tesseral.calculator import StructureError, TesseralCalculator, evaluate, native
+from tesseral.models.file import ModelFileError
 
 SIGMA, EPSILON, CUTOFF = 2.1, 0.3, 5.0
 SPECIES = ["Si", "O"]
@@ -116,9 +117,7 @@ def test_results_equal_ase_lennard_jones(index):
     expected = copy.deepcopy(atoms)
     expected.calc = reference()
     atoms.calc = TesseralCalculator("model.pt")
-    assert atoms.get_potential_energy() == pytest.approx(
-        expected.get_potential_energy(), rel=1e-12, abs=1e-12
-    )
+    assert atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy(), rel=1e-12, abs=1e-12)
     assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
     np.testing.assert_allclose(atoms.get_potential_energies(), expected.get_potential_energies(), atol=1e-12)
     np.testing.assert_allclose(atoms.get_forces(), expected.get_forces(), atol=1e-10)
@@ -148,9 +147,7 @@ def test_stress_is_the_strain_derivative_in_voigt_order():
             strained.set_cell(atoms.cell[:] @ strain, scale_atoms=True)
             strained.calc = atoms.calc
             energies.append(strained.get_potential_energy())
-        assert (energies[1] - energies[0]) / 4e-6 / volume == pytest.approx(
-            stress[component], rel=1e-6, abs=1e-9
-        )
+        assert (energies[1] - energies[0]) / 4e-6 / volume == pytest.approx(stress[component], rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("pbc", [False, (True, True, False), (False, False, True)])
@@ -159,9 +156,7 @@ def test_stress_without_a_volume_is_refused_and_energies_stay(name, pbc):
     atoms = rattled(pbc)
     atoms.calc = TesseralCalculator("model.pt")
     energy = atoms.get_potential_energy()
-    with pytest.raises(
-        PropertyNotImplementedError, match=f"{name} needs a system periodic in three directions"
-    ):
+    with pytest.raises(PropertyNotImplementedError, match=f"{name} needs a system periodic in three directions"):
         atoms.calc.get_property(name, atoms)
     assert "stress" not in atoms.calc.results and atoms.get_potential_energy() == energy
 
@@ -205,8 +200,7 @@ def test_results_with_a_skin_equal_those_without(pbc):
         if step == 12:
             atoms.numbers[0] = 14 if atoms.numbers[0] == 8 else 8
         one, other = (
-            {key: calc.get_property(key, atoms) for key in ("energy", "forces")}
-            for calc in (with_skin, without)
+            {key: calc.get_property(key, atoms) for key in ("energy", "forces")} for calc in (with_skin, without)
         )
         assert one["energy"] == pytest.approx(other["energy"], rel=1e-12)
         np.testing.assert_allclose(one["forces"], other["forces"], atol=1e-11)
@@ -278,6 +272,15 @@ def test_copies_and_pickles_compute_the_same(duplicate):
 def test_unusable_options_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         TesseralCalculator("model.pt", **options)
+
+
+def test_a_file_that_the_engine_refuses_is_a_model_file_error(engine, monkeypatch):
+    def refuse(self, *options: object) -> None:
+        raise RuntimeError("model.pt: product_tree does not fit product")
+
+    monkeypatch.setattr(engine, "__init__", refuse)
+    with pytest.raises(ModelFileError, match=r"model.pt: product_tree does not fit product"):
+        TesseralCalculator("model.pt")
 
 
 def test_options_cannot_be_changed_later():

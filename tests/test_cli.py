@@ -22,43 +22,15 @@ from tesseral.cli import demo_engines
 from tesseral.cli.demo_engines import Run, Simulation, set_thermal_momenta
 from tesseral.cli.demo_report import radial_distribution, summary
 from tesseral.models import registry
-from tesseral.models.file import save_model
-from tesseral.models.local import LocalModel
-
-
-def make_model(species: list[str], seed: int = 0) -> LocalModel:
-    e0 = {symbol: -163.123456789 * (index + 1) for index, symbol in enumerate(species)}
-    sizes = {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "nu": 3, "features": 4, "readout": [4]}
-    return LocalModel(species=species, e0=e0, scale=0.05, seed=seed, **sizes)
-
-
-def write_model(path: Path, species: list[str], native: LocalModel | None = None) -> Path:
-    """A model with random weights; `native` puts the parameters of another one beside its TorchScript
-    program."""
-    model = make_model(species)
-    metadata = {
-        "name": path.stem,
-        "model_type": "local",
-        "species": species,
-        "atomic_numbers": [ase.data.atomic_numbers[symbol] for symbol in species],
-        "cutoff": model.cutoff,
-        "n_layers": 1,
-        "architecture": model.architecture(),
-        "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
-        "e0": dict(zip(species, model.e0, strict=True)),
-        "training": {"errors": {"train": {}, "test": {"energy_per_atom": {"mae": 1.0, "rmse": 2.5}, "forces": None}}},
-    }
-    save_model(path, torch.jit.script(model), metadata, (native or model).native_parameters())
-    return path
 
 
 @pytest.fixture
-def shipped(tmp_path, monkeypatch) -> Path:
+def shipped(tmp_path, monkeypatch, write_random_model) -> Path:
     """A folder of shipped models with random weights: silicon and water."""
     folder = tmp_path / "shipped"
     folder.mkdir()
-    write_model(folder / "silicon.pt", ["Si"])
-    write_model(folder / "water.pt", ["H", "O"])
+    write_random_model(folder / "silicon.pt", ["Si"])
+    write_random_model(folder / "water.pt", ["H", "O"])
     monkeypatch.setattr(registry, "SHIPPED_FOLDER", folder)
     return folder
 
@@ -282,15 +254,15 @@ def test_thermal_momenta_have_the_temperature_and_no_drift():
 # --- verify
 
 
-def test_verify_passes_a_good_model(tmp_path):
-    path = write_model(tmp_path / "good.pt", ["O", "Si"])
+def test_verify_passes_a_good_model(tmp_path, write_random_model):
+    path = write_random_model(tmp_path / "good.pt", ["O", "Si"])
     checks = json.loads(run("verify", str(path), "--json").output)
     assert len(checks) == 9 and all(check["passed"] for check in checks)
     assert "pass" in run("verify", str(path)).output
 
 
-def test_verify_finds_parameters_that_do_not_belong_to_the_program(tmp_path):
-    path = write_model(tmp_path / "bad.pt", ["Si"], native=make_model(["Si"], seed=1))
+def test_verify_finds_parameters_that_do_not_belong_to_the_program(tmp_path, write_random_model):
+    path = write_random_model(tmp_path / "bad.pt", ["Si"], native_seed=1)
     result = run("verify", str(path), exit_code=1)
     assert "FAIL" in result.output
     failed = [c["name"] for c in json.loads(run("verify", str(path), "--json", exit_code=1).output) if not c["passed"]]

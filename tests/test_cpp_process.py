@@ -55,9 +55,7 @@ def test_torchscript_runs_without_python(tmp_path):
         str(program),
     ]
     subprocess.run(command, check=True)
-    printed = subprocess.run(
-        [program, library_path(), path], check=True, capture_output=True, text=True
-    ).stdout
+    printed = subprocess.run([program, library_path(), path], check=True, capture_output=True, text=True).stdout
     vectors = torch.tensor([[0.1, 0.2, 1.3], [-0.1, -0.2, -1.3]], dtype=torch.float64)
     pair = torch.tensor([0, 1])
     energies, gradients = model(vectors, pair, pair.flip(0), pair)

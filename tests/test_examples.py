@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -70,6 +71,22 @@ def test_training_on_the_generated_set_learns_it(tmp_path):
     results = evaluate(tmp_path / "ethanol" / "model.pt", frames)
     errors = [result["forces"] - frame.arrays["REF_forces"] for result, frame in zip(results, frames, strict=True)]
     assert 1000 * np.sqrt(np.mean(np.square(errors))) == pytest.approx(tables["test"]["forces"]["rmse"], rel=1e-6)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/calculator.md"])
+def test_python_snippets_of_the_documentation_run(page):
+    text = (EXAMPLES.parent / page).read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, page, "exec"), {})
+
+
+def test_links_of_the_documentation_lead_somewhere():
+    pages = [EXAMPLES.parent / "README.md", *(EXAMPLES.parent / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_generated_set_is_small_and_labelled():

@@ -54,9 +54,7 @@ def test_edges_equal_ase_for_every_periodicity_and_cell(cell, pbc):
     for n_atoms, spread, cutoff in itertools.product((1, 2, 7), (1, 6), (1.0, 5.0)):
         fractional = spread * (generator.random((n_atoms, 3)) - 0.5 * (spread > 1))
         atoms = Atoms(f"H{n_atoms}", fractional @ cell, cell=cell, pbc=pbc)
-        atoms.positions += (
-            50 * ~np.array(pbc) * generator.random(3)
-        )  # far from the cell where that is allowed
+        atoms.positions += 50 * ~np.array(pbc) * generator.random(3)  # far from the cell where that is allowed
         assert_matches_ase(atoms, cutoff)
 
 
@@ -76,9 +74,7 @@ def test_vectors_of_open_directions_may_be_zero(pbc):
     expected_atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=pbc)
     cell = np.where(np.array(pbc)[:, None], atoms.cell[:], 0.0)
     ours = neighbor_list(atoms.positions, cell, pbc, 4.0)
-    np.testing.assert_array_equal(
-        edges_of(ours), sorted_edges(*ase_neighbor_list("ijS", expected_atoms, 4.0))
-    )
+    np.testing.assert_array_equal(edges_of(ours), sorted_edges(*ase_neighbor_list("ijS", expected_atoms, 4.0)))
 
 
 def test_a_parallel_vector_of_an_open_direction_is_ignored():
@@ -108,11 +104,7 @@ def test_tree_search_for_extreme_cells_equals_the_grid_search(cell, monkeypatch)
 def test_no_atoms_and_no_edges():
     for pbc in (False, True):
         edges = neighbor_list(np.zeros((0, 3)), np.eye(3), pbc, 5.0)
-        assert (
-            edges.first.tolist() == [0]
-            and edges.neighbors.shape == (0,)
-            and edges.cell_shifts.shape == (0, 3)
-        )
+        assert edges.first.tolist() == [0] and edges.neighbors.shape == (0,) and edges.cell_shifts.shape == (0, 3)
     edges = neighbor_list([[0, 0, 0], [9, 9, 9]], np.zeros((3, 3)), False, 5.0)
     assert edges.first.tolist() == [0, 0, 0] and len(edges.neighbors) == 0
 

@@ -37,9 +37,7 @@ def smooth_table(n_intervals: int, n_radial: int, dtype: torch.dtype) -> torch.T
 class Edges:
     """Ragged random neighbourhoods; atoms 1 and the last one have no neighbours."""
 
-    def __init__(
-        self, dtype: torch.dtype, n_atoms: int = 7, n_species: int = 3, most: int = 21, seed: int = 0
-    ):
+    def __init__(self, dtype: torch.dtype, n_atoms: int = 7, n_species: int = 3, most: int = 21, seed: int = 0):
         random = generator(seed)
         counts = torch.randint(1, most, (n_atoms,), generator=random)
         counts[[1, -1]] = 0
@@ -141,9 +139,7 @@ def test_density_gradient_equals_reference(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("l_max", "n_inputs", "n_channels"), [(0, 3, 5), (2, 6, 16), (3, 8, 64), (4, 17, 37)]
-)
+@pytest.mark.parametrize(("l_max", "n_inputs", "n_channels"), [(0, 3, 5), (2, 6, 16), (3, 8, 64), (4, 17, 37)])
 def test_mix_equals_reference(dtype, l_max, n_inputs, n_channels):
     species = torch.tensor([0, 2, 1, 1, 0])
     features = random((5, n_inputs, (l_max + 1) ** 2), dtype, 1)
@@ -234,9 +230,7 @@ def test_numeric_derivatives():
         (lambda a, c: compiled.symmetric_product(a, c, edges.species, tree, roots), (A, coefficients)),
         (lambda x: compiled.zbl(x, *zbl_rest), (vectors,)),
     ]
-    assert gradcheck(
-        lambda g, x: compiled.density_gradient(g, x, *gradient_rest), (features, vectors), fast_mode=True
-    )
+    assert gradcheck(lambda g, x: compiled.density_gradient(g, x, *gradient_rest), (features, vectors), fast_mode=True)
     for function, inputs in cases:
         assert gradcheck(function, inputs, fast_mode=True)
         assert gradgradcheck(function, inputs, fast_mode=True)
@@ -272,9 +266,7 @@ def test_non_contiguous_input():
     edges = Edges(torch.float64)
     spread = torch.stack([edges.vectors, edges.vectors], dim=2)[:, :, 0]
     assert not spread.is_contiguous()
-    assert torch.equal(
-        compiled.spherical_harmonics(spread, 3), compiled.spherical_harmonics(edges.vectors, 3)
-    )
+    assert torch.equal(compiled.spherical_harmonics(spread, 3), compiled.spherical_harmonics(edges.vectors, 3))
 
 
 def test_operators_run_in_torchscript():
@@ -362,9 +354,7 @@ def test_operators_run_in_torchscript():
             r"tree\[0\] leads outside",
         ),
         (
-            lambda: compiled.zbl(
-                torch.ones(1, 3), torch.tensor([0]), torch.ones(1), torch.ones(1), 1, 2.0, 1.0
-            ),
+            lambda: compiled.zbl(torch.ones(1, 3), torch.tensor([0]), torch.ones(1), torch.ones(1), 1, 2.0, 1.0),
             "expected 0 <= inner < outer",
         ),
     ],

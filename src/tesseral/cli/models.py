@@ -44,7 +44,7 @@ def _print_table(entries: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "elements", "cutoff / Å", "E / meV/atom", "F / meV/Å", "on", "kB")
+    table = Table("name", "elements", "cutoff\nÅ", "E RMSE\nmeV/atom", "F RMSE\nmeV/Å", "set", "kB")
     for entry in entries:
         chosen, errors = _headline_errors(entry["errors"])
         table.add_row(

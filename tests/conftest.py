@@ -1,0 +1,49 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from ase.data import atomic_numbers
+
+from tesseral.models.file import save_model
+from tesseral.models.local import LocalModel
+
+
+def _model(species: list[str], seed: int, scale: float) -> LocalModel:
+    e0 = {symbol: -16.3123456789 * (index + 1) for index, symbol in enumerate(species)}
+    sizes = {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "nu": 3, "features": 4, "readout": [4]}
+    return LocalModel(species=species, e0=e0, scale=scale, seed=seed, **sizes)
+
+
+@pytest.fixture(scope="session")
+def write_random_model() -> Callable[..., Path]:
+    """write(path, species): a small model file with random weights and a cutoff of 4 Å."""
+
+    def write(
+        path: Path, species: list[str], *, seed: int = 0, native_seed: int | None = None, scale: float = 0.05
+    ) -> Path:
+        """`native_seed` puts the parameters of another model beside the TorchScript program."""
+        model = _model(species, seed, scale)
+        native = model if native_seed is None else _model(species, native_seed, scale)
+        metadata = {
+            "name": path.stem,
+            "model_type": "local",
+            "species": species,
+            "atomic_numbers": [atomic_numbers[symbol] for symbol in species],
+            "cutoff": model.cutoff,
+            "n_layers": 1,
+            "architecture": model.architecture(),
+            "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
+            "e0": dict(zip(species, model.e0, strict=True)),
+            "training": {
+                "errors": {"train": {}, "test": {"energy_per_atom": {"mae": 1.0, "rmse": 2.5}, "forces": None}}
+            },
+        }
+        save_model(path, torch.jit.script(model), metadata, native.native_parameters())
+        return path
+
+    return write
