@@ -74,7 +74,7 @@ def save_checkpoint(path: Path, state: TrainingState, identity: dict[str, Any]) 
     write_atomically(path, safetensors.torch.save(_tensors(state), metadata=header))
 
 
-def read_header(path: Path) -> tuple[Progress, dict[str, Any]]:
+def _read_header(path: Path) -> tuple[Progress, dict[str, Any]]:
     """Progress and identity of a checkpoint.
 
     Raises:
@@ -101,7 +101,7 @@ def load_checkpoint(path: Path, state: TrainingState, identity: dict[str, Any]) 
     Raises:
         CheckpointError: the file is damaged, belongs to a run with another identity, or does not fit the model.
     """
-    progress, saved_identity = read_header(path)
+    progress, saved_identity = _read_header(path)
     changed = differences(saved_identity, json.loads(json.dumps(identity)))
     if changed:
         raise CheckpointError(

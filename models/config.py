@@ -93,7 +93,7 @@ class ModelConfig(Section):
     n_radial: int = Field(default=8, ge=1, le=64, description="radial functions per neighbour species")
     channels: int = Field(default=64, ge=1, description="channels after the mixing of species and radial functions")
     nu: int = Field(default=3, ge=1, le=4, description="highest correlation order; body order nu + 1")
-    radial_basis: Literal["bessel", "chebyshev", "gaussian"] = "bessel"
+    radial_basis: Literal["bessel", "chebyshev", "gaussian"] = "gaussian"
     features: int = Field(default=32, ge=1, description="features per atom that the readout sees")
     readout: list[int] = Field(default=[32], description="hidden widths of the nonlinear readout; [] for linear only")
     e0: Literal["least_squares", "isolated_atoms"] | dict[str, float] = Field(
@@ -143,8 +143,8 @@ class ModelConfig(Section):
 class LossWeights(Section):
     """Weights of the mean squared errors per atom (eV^2), force component ((eV/Å)^2), stress ((eV/Å^3)^2)."""
 
-    energy: float = Field(default=1.0, ge=0)
-    forces: float = Field(default=100.0, ge=0)
+    energy: float = Field(default=30.0, ge=0)
+    forces: float = Field(default=10.0, ge=0)
     stress: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
@@ -178,13 +178,13 @@ class TrainingConfig(Section):
     precision: Literal["float32", "float64"] = "float32"
     batch_size: int = Field(default=8, ge=1, description="structures per step")
     epochs: int = Field(default=500, ge=1)
-    learning_rate: float = Field(default=0.01, gt=0)
+    learning_rate: float = Field(default=0.03, gt=0)
     final_learning_rate_fraction: float = Field(default=0.01, ge=0, le=1)
     warmup_epochs: float = Field(default=1.0, ge=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     gradient_clip: float | None = Field(default=10.0, gt=0, description="largest norm of the gradient; null: none")
-    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights, per step")
+    ema_decay: float = Field(default=0.99, ge=0, lt=1, description="decay of the averaged weights, per step")
     loss: LossConfig = LossConfig()
     validation_interval: int = Field(default=1, ge=1, description="epochs between validations")
     patience: int | None = Field(

@@ -135,7 +135,7 @@ class LocalModel(torch.nn.Module):
         return energies, gradients.detach().to(vectors.dtype)
 
     def baseline(self) -> Tensor:
-        """e0 + shift of each species [S] in float64, filled one by one: TorchScript's torch.tensor(list) rounds to float32."""
+        """e0 + shift of each species [S], float64; one by one: TorchScript's torch.tensor(list) rounds to float32."""
         values = torch.zeros(self.n_species, dtype=torch.float64)
         for index in range(self.n_species):
             values[index].fill_(self.e0[index] + self.shift[index])

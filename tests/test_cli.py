@@ -351,3 +351,52 @@ def test_the_median_leaves_out_the_warm_up(monkeypatch):
 def test_the_processor_is_named_without_proc(monkeypatch):
     monkeypatch.setattr(timing, "Path", lambda name: Path("/nonexistent"))
     assert timing.processor()
+
+
+# --- eval
+
+
+def labelled(path: Path) -> list:
+    """Two frames whose labels are the model's own results plus known errors; the second has no forces."""
+    from tesseral.calculator import evaluate
+
+    frames = [bulk("Si", cubic=True), bulk("Si", cubic=True) * (2, 1, 1)]
+    for n, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=n)
+        result = evaluate("silicon", [atoms])[0]
+        atoms.info["REF_energy"] = result["energy"] - 0.002 * len(atoms) * (n + 1)
+        atoms.info["config_type"] = f"group{n}"
+        if n == 0:
+            atoms.arrays["REF_forces"] = result["forces"] + 0.05
+    ase.io.write(path, frames, format="extxyz")
+    return frames
+
+
+def test_eval_reports_known_errors_in_the_table_and_in_json(shipped, tmp_path):
+    labelled(tmp_path / "data.xyz")
+    output = run("eval", "silicon", str(tmp_path / "data.xyz"), "--json", str(tmp_path / "out.json")).output
+    assert "group0" in output
+    table = json.loads((tmp_path / "out.json").read_text())
+    assert table["n_frames"] == 2
+    energy, forces = table["energy_per_atom"], table["forces"]
+    assert [energy[key] for key in ("mae", "rmse", "max")] == pytest.approx([3.0, 10**0.5, 4.0], rel=1e-6)
+    assert [forces[key] for key in ("mae", "rmse", "max")] == pytest.approx([50.0, 50.0, 50.0], rel=1e-4)
+    assert table["stress"] is None
+    assert table["per_config_type"]["group1"]["energy_per_atom"]["mae"] == pytest.approx(4.0, rel=1e-6)
+    assert table["per_element"]["Si"]["forces"]["mae"] == pytest.approx(50.0, rel=1e-4)
+
+
+def test_eval_reads_compressed_files(shipped, tmp_path):
+    import lzma
+
+    labelled(tmp_path / "data.xyz")
+    (tmp_path / "data.xyz.xz").write_bytes(lzma.compress((tmp_path / "data.xyz").read_bytes()))
+    assert "2 frames" in run("eval", "silicon", str(tmp_path / "data.xyz.xz")).output
+
+
+def test_eval_names_the_frame_of_an_unknown_element(shipped, tmp_path):
+    frames = labelled(tmp_path / "data.xyz")
+    frames[1].symbols[3] = "Ge"
+    ase.io.write(tmp_path / "data.xyz", frames, format="extxyz")
+    output = run("eval", "silicon", str(tmp_path / "data.xyz"), exit_code=1).output
+    assert "Ge" in output and "atom 3" in output and "Si" in output

@@ -255,6 +255,14 @@ def set_tree(metadata, parameters):
     parameters["product_tree"][0, 2] = 10**6
 
 
+def chain_tree(metadata, parameters):
+    """A product of order five, one node below the other."""
+    tree = parameters["product_tree"].copy()
+    tree[:, 1:] = 0
+    tree[:4, 1:] = [[1, 2], [2, 3], [3, 4], [4, 5]]
+    parameters.update(product_tree=tree, product_roots=np.array([0, 1], np.int32))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -271,6 +279,7 @@ def set_tree(metadata, parameters):
             r"parameter 'product' has shape \[1, 2, 3\], expected",
         ),
         (set_tree, r"product_tree\[0\] leads outside the tree"),
+        (chain_tree, r"product_tree\[3\] is deeper than order 4"),
     ],
 )
 def test_inconsistent_files_are_refused(change, message, default_model, tmp_path):

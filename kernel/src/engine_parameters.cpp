@@ -7,9 +7,6 @@
 namespace tesseral {
 namespace {
 
-constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
-constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å
-
 RadialKind radial_kind(const std::string& name) {
   if (name == "bessel") return RadialKind::bessel;
   if (name == "chebyshev") return RadialKind::chebyshev;
@@ -80,21 +77,13 @@ void read_tree(const ModelFile& file, EngineParameters<T>& p) {
   const Array& tree = file.parameter("product_tree", {-1, 3});
   const Array& roots = file.parameter("product_roots", {2});
   p.n_nodes = static_cast<int>(tree.shape[0]);
-  const int n_harmonics = (p.l_max + 1) * (p.l_max + 1);
   for (int n = 0; n < p.n_nodes; ++n) {
     const double* row = tree.values.data() + 3 * n;
-    const TreeNode node{static_cast<int32_t>(row[0]), static_cast<int32_t>(row[1]), static_cast<int32_t>(row[2])};
-    const bool leaf = node.first_child == node.last_child;
-    if (node.factor < 0 || node.factor >= n_harmonics ||
-        (!leaf && (node.first_child <= n || node.first_child >= node.last_child || node.last_child > p.n_nodes))) {
-      throw std::runtime_error("product_tree[" + std::to_string(n) + "] leads outside the tree");
-    }
-    p.tree.push_back(node);
+    p.tree.push_back({static_cast<int32_t>(row[0]), static_cast<int32_t>(row[1]), static_cast<int32_t>(row[2])});
   }
   p.roots = {static_cast<int32_t>(roots.values[0]), static_cast<int32_t>(roots.values[1])};
-  if (p.roots[0] < 0 || p.roots[0] > p.roots[1] || p.roots[1] > p.n_nodes) {
-    throw std::runtime_error("product_roots lead outside the tree");
-  }
+  const std::string fault = tree_fault(p.tree, p.roots, (p.l_max + 1) * (p.l_max + 1));
+  if (!fault.empty()) throw std::runtime_error("product_" + fault);
 }
 
 /// Linear and MLP readouts. The linear map to features before them is multiplied into their first weights.
@@ -130,8 +119,8 @@ void read_repulsion(const Json& options, const Json& numbers, EngineParameters<T
   for (const Json& zi : numbers.items()) {
     for (const Json& zj : numbers.items()) {
       p.repulsion_strength.push_back(static_cast<T>(0.5 * coulomb_constant * zi.number() * zj.number()));
-      p.inverse_screening.push_back(
-          static_cast<T>((std::pow(zi.number(), 0.23) + std::pow(zj.number(), 0.23)) / screening_length));
+      p.inverse_screening.push_back(static_cast<T>(
+          (std::pow(zi.number(), screening_exponent) + std::pow(zj.number(), screening_exponent)) / screening_length));
     }
   }
 }

@@ -237,18 +237,10 @@ void check_tree(const Tensor& tree, const Tensor& roots, int64_t n_nodes, int64_
   check_shape(tree, "tree", {n_nodes, 3});
   check(roots.dim() == 1 && roots.size(0) >= 1, "roots: expected shape [n_out+1]");
   const auto* nodes = reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>());
-  for (int64_t n = 0; n < n_nodes; ++n) {
-    const TreeNode& node = nodes[n];
-    const bool leaf = node.first_child == node.last_child;
-    const bool valid = node.factor >= 0 && node.factor < n_harmonics &&
-                       (leaf || (node.first_child > n && node.first_child < node.last_child && node.last_child <= n_nodes));
-    if (!valid) fail("tree[" + std::to_string(n) + "] leads outside the tree or the harmonics");
-  }
   const int32_t* bounds = roots.const_data_ptr<int32_t>();
-  for (int64_t o = 0; o + 1 < roots.size(0); ++o) {
-    if (bounds[o] >= 0 && bounds[o] <= bounds[o + 1] && bounds[o + 1] <= n_nodes) continue;
-    fail("roots[" + std::to_string(o) + "] leads outside the tree");
-  }
+  const std::string fault =
+      tree_fault({nodes, nodes + n_nodes}, {bounds, bounds + roots.size(0)}, static_cast<int>(n_harmonics));
+  if (!fault.empty()) fail(fault);
 }
 
 Tensor symmetric_product(const Tensor& A, const Tensor& coefficients, const Tensor& species, const Tensor& tree,

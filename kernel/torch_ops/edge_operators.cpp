@@ -173,9 +173,6 @@ Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n
 
 // ---- screened nuclear repulsion -----------------------------------------------------------------------------------
 
-constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
-constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å
-
 Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_numbers, const Tensor& neighbor_numbers,
            int64_t n_atoms, double inner, double outer) {
   check_real(vectors, "vectors");
@@ -189,7 +186,7 @@ Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_nu
   const Tensor zi = center_numbers.to(vectors.scalar_type()), zj = neighbor_numbers.to(vectors.scalar_type());
   // half of the pair energy for each of its two directed edges
   const Tensor strength = (zi * zj * (0.5 * coulomb_constant)).contiguous();
-  const Tensor inverse = ((zi.pow(0.23) + zj.pow(0.23)) / screening_length).contiguous();
+  const Tensor inverse = ((zi.pow(screening_exponent) + zj.pow(screening_exponent)) / screening_length).contiguous();
   const Tensor distances = torch::linalg_vector_norm(vectors, 2, {1});
   Tensor r = contiguous(distances);
   const RadialParts parts(n_edges, 1, r.options());

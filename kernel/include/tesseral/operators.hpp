@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace tesseral {
 
@@ -77,6 +79,10 @@ struct TreeNode {
   int32_t last_child;
 };
 
+/// What is wrong with a tree of monomials of the harmonics A_0 .. A_{n_harmonics-1}, or an empty text: children must follow
+/// their parent, stay inside the tree and be at most max_order deep. The traversal relies on it.
+std::string tree_fault(const std::vector<TreeNode>& tree, const std::vector<int32_t>& roots, int n_harmonics);
+
 struct ProductShape {
   int n_harmonics;
   int n_channels;
@@ -86,6 +92,10 @@ struct ProductShape {
   const int32_t* roots;    // [n_outputs+1]
   const int64_t* species;  // [N]
 };
+
+constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
+constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å, over Z_i^0.23 + Z_j^0.23
+constexpr double screening_exponent = 0.23;
 
 /// Distances between which the screened nuclear repulsion is switched off (Å).
 struct Repulsion {
