@@ -64,9 +64,8 @@ class TesseralCalculator(Calculator):
         super().__init__()
         self.model = NativeModel(model, dtype, threads)
         self.metadata = self.model.metadata
-        self.parameters.update(
-            model=os.fspath(model), dtype=dtype, device=device, threads=self.model.threads, skin=float(skin)
-        )
+        name = os.path.abspath(model) if os.path.isfile(model) else os.fspath(model)  # copies may be made elsewhere
+        self.parameters.update(model=name, dtype=dtype, device=device, threads=self.model.threads, skin=float(skin))
         self._edges = VerletList(self.model.cutoff, skin, threads=self.model.threads)
 
     def set(self, **options: Any) -> dict[str, Any]:

@@ -65,6 +65,10 @@ class NativeModel:
         self.instruction_set = str(self._engine.instruction_set)
         self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
         for index, symbol in enumerate(self.species):
+            if symbol not in atomic_numbers:
+                raise ModelFileError(
+                    f"{self.path}: its species {symbol!r} is no element; export or copy the model again"
+                )
             self._index_of_number[atomic_numbers[symbol]] = index
 
     def species_indices(self, numbers: NDArray[np.integer]) -> NDArray[np.int32]:
@@ -76,13 +80,12 @@ class NativeModel:
         Raises:
             StructureError: an element that the model does not know; names the first such atom.
         """
-        indices = self._index_of_number[numbers]
+        exists = (numbers >= 0) & (numbers < len(chemical_symbols))
+        indices = np.where(exists, self._index_of_number[np.where(exists, numbers, 0)], np.int32(-1))
         if (indices < 0).any():
             atom = int(np.argmax(indices < 0))
-            raise StructureError(
-                f"atom {atom} is {chemical_symbols[numbers[atom]]}, but {self.path.name} knows "
-                f"{', '.join(self.species)}"
-            )
+            element = chemical_symbols[numbers[atom]] if exists[atom] else f"of atomic number {numbers[atom]}"
+            raise StructureError(f"atom {atom} is {element}, but {self.path.name} knows {', '.join(self.species)}")
         return indices
 
     def compute(

@@ -7,6 +7,7 @@ that the native engine needs; nothing here unpickles, and reading does not impor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -60,19 +61,28 @@ class ModelFile:
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write a file so that at every moment either the old or the new content is there, also on a full disk.
 
+    A symbolic link stays and its target is written; what is no plain file, such as /dev/stdout, is written to directly.
+
     Raises:
         OSError: the content cannot be written; an existing file is unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        if special:
+            path.write_bytes(content)
+            return
         with open(temporary, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if not special:
+            with contextlib.suppress(OSError):  # a read-only file system refuses this too
+                temporary.unlink(missing_ok=True)
         kept = "; the existing file is unchanged" if path.exists() else ""
         raise OSError(error.errno, f"{path}: cannot be written: {error.strerror or error}{kept}") from error
 

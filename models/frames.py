@@ -18,6 +18,7 @@ from typing import Any, Literal
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from tesseral.calculator.errors import StructureError
 from tesseral.calculator.neighbors import checked_geometry
@@ -131,18 +132,35 @@ def _read_file(path: Path) -> list[Atoms]:
         raise DataError(f"{path}: no such file")
     decompress = DECOMPRESSORS.get(path.suffix, open)
     extended = path.name.removesuffix(path.suffix if path.suffix in DECOMPRESSORS else "").endswith((".xyz", ".extxyz"))
+    text = ""
     try:
         if extended:  # from memory: ASE seeks backwards, which would decompress the file again for every frame
             with decompress(path, "rt", encoding="utf-8") as stream:
-                structures = ase.io.read(io.StringIO(stream.read()), ":", format="extxyz")
+                text = stream.read()
+            structures = ase.io.read(io.StringIO(text), ":", format="extxyz")
         else:
             structures = ase.io.read(path, ":")
     except Exception as error:  # the readers of ASE raise anything from KeyError to EOFError
-        raise DataError(f"{path}: cannot be read as structures: {type(error).__name__}: {error}") from error
+        where = f"{path}{_unreadable_frame(text)}"
+        raise DataError(f"{where}: cannot be read as structures: {type(error).__name__}: {error}") from error
     structures = structures if isinstance(structures, list) else [structures]
     if not structures:
         raise DataError(f"{path}: holds no frames")
     return structures
+
+
+def _unreadable_frame(text: str) -> str:
+    """``, frame 3 (line 31)`` for the first frame of extended XYZ that cannot be read, or nothing if each can."""
+    lines = text.rstrip().splitlines(keepends=True)
+    start = frame = 0
+    while start < len(lines):
+        try:
+            stop = start + 2 + int(lines[start])
+            ase.io.read(io.StringIO("".join(lines[start:stop])), format="extxyz")
+        except Exception:
+            return f", frame {frame} (line {start + 1})"
+        start, frame = stop, frame + 1
+    return ""
 
 
 def _lookup(atoms: Atoms, label: str, name: str) -> Any:
@@ -230,8 +248,11 @@ def check_geometry(atoms: Atoms, source: str) -> None:
     """
     if len(atoms) == 0:
         raise DataError(f"{source}: has no atoms")
-    if (atoms.numbers == 0).any():
-        raise DataError(f"{source}: atom {int(np.argmax(atoms.numbers == 0))} has no element (X)")
+    known = (atoms.numbers > 0) & (atoms.numbers < len(chemical_symbols))
+    if not known.all():
+        atom = int(np.argmin(known))
+        what = "no element (X)" if atoms.numbers[atom] == 0 else f"the atomic number {atoms.numbers[atom]}"
+        raise DataError(f"{source}: atom {atom} has {what}")
     try:
         checked_geometry(atoms.positions, atoms.cell.array, atoms.pbc)
     except StructureError as error:

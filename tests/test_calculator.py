@@ -244,6 +244,14 @@ def test_copies_and_pickles_compute_the_same(duplicate):
     assert twin.get_potential_energy(atoms) == calculator.get_potential_energy(atoms)
 
 
+def test_copies_of_a_relative_path_work_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.pt").touch()
+    calculator = TesseralCalculator("model.pt")
+    monkeypatch.chdir("/")
+    assert copy.deepcopy(calculator).todict()["model"] == str(tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize(
     "options, error, message",
     [
@@ -299,6 +307,10 @@ def unusable_structures() -> list[tuple[Atoms, str]]:
     missing = Atoms("Si", cell=[3, 3, 0], pbc=True)
     return [
         (unknown, "atom 2 is Xe, but model.pt knows Si, O"),
+        (
+            Atoms(numbers=[14, 200], positions=np.eye(3)[:2] * 3),
+            "atom 1 is of atomic number 200, but model.pt knows Si, O",
+        ),
         (not_a_number, r"atom 5 has the position .*nan.*: every coordinate must be finite"),
         (infinite, r"atom 2 has the position .*inf"),
         (flat, r"the cell vectors of the periodic directions \[0, 1, 2\] are linearly dependent"),

@@ -261,6 +261,12 @@ def test_verify_passes_a_good_model(tmp_path, write_random_model):
     assert "pass" in run("verify", str(path)).output
 
 
+@pytest.mark.parametrize("name, seed", [("silicon", 0), ("acac", 0), ("acac", 5)])  # atoms of acac are crowded in these
+def test_shipped_models_pass_the_comparison_with_central_differences(name, seed):
+    checks = {check.name: check for check in verification.verify(name, seed)}
+    assert checks["forces = central differences"].passed and checks["stress = central differences"].passed
+
+
 def test_verify_finds_parameters_that_do_not_belong_to_the_program(tmp_path, write_random_model):
     path = write_random_model(tmp_path / "bad.pt", ["Si"], native_seed=1)
     result = run("verify", str(path), exit_code=1)
@@ -400,3 +406,35 @@ def test_eval_names_the_frame_of_an_unknown_element(shipped, tmp_path):
     ase.io.write(tmp_path / "data.xyz", frames, format="extxyz")
     output = run("eval", "silicon", str(tmp_path / "data.xyz"), exit_code=1).output
     assert "Ge" in output and "atom 3" in output and "Si" in output
+    assert "data.xyz, frame 1: atom 3" in output
+
+
+def test_eval_does_not_read_labels_that_are_switched_off(shipped, tmp_path):
+    labelled(tmp_path / "data.xyz")
+    out = tmp_path / "out.json"
+    run("eval", "silicon", str(tmp_path / "data.xyz"), "--forces-key", "false", "--json", str(out))
+    assert json.loads(out.read_text())["forces"] is None
+
+
+def test_a_model_of_an_element_that_does_not_exist_is_refused(shipped, tmp_path, write_random_model):
+    labelled(tmp_path / "data.xyz")
+    strange = SimpleNamespace(cutoff=4.0, species=["Qq"], instruction_set="baseline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tesseral.kernel._engine.Engine", lambda *arguments: strange)
+        output = run("eval", "silicon", str(tmp_path / "data.xyz"), exit_code=1).output
+    assert "silicon.pt: its species 'Qq' is no element" in output
+
+
+def test_training_does_not_overwrite_the_configuration_it_reads(tmp_path):
+    text = "# a comment to keep\nname: x\ndata: {train: absent.xyz}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    output = run("train", str(tmp_path / "config.yaml"), "--output", str(tmp_path), exit_code=1).output
+    assert "config.yaml: would be overwritten by the record of the training; choose another --output" in output
+    assert (tmp_path / "config.yaml").read_text() == text
+
+
+def test_what_cannot_be_written_is_reported_without_an_error_number(shipped, tmp_path):
+    labelled(tmp_path / "data.xyz")
+    absent = tmp_path / "absent" / "out.json"
+    output = run("eval", "silicon", str(tmp_path / "data.xyz"), "--json", str(absent), exit_code=1).output
+    assert f"tesseral: {absent}: cannot be written: No such file or directory" in output

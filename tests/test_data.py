@@ -140,7 +140,7 @@ def test_files_without_labels_or_frames_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.xyz: no such file"):
         read_frames(tmp_path / "absent.xyz")
     (tmp_path / "broken.xyz").write_text("2\nProperties=species:S:1:pos:R:3\nSi 0 0 0\n")
-    with pytest.raises(DataError, match=r"broken\.xyz: cannot be read as structures"):
+    with pytest.raises(DataError, match=r"broken\.xyz, frame 0 \(line 1\): cannot be read as structures"):
         read_frames(tmp_path / "broken.xyz")
     (tmp_path / "cut.xyz.xz").write_bytes(lzma.compress(path.read_bytes())[:-20])
     with pytest.raises(DataError, match=r"cut\.xyz\.xz: cannot be read as structures: EOFError"):
@@ -295,3 +295,22 @@ def test_e0_given_or_from_isolated_atoms_names_missing_elements() -> None:
         atomic_energies({"H": -1.0}, [], [], ["H", "O"])
     with pytest.raises(DataError, match=r"frame 9: isolated H has -12\.0 eV, an earlier frame -13\.0 eV"):
         atomic_energies("isolated_atoms", [], [hydrogen, frame(Atoms("H"), -12.0, source="frame 9")], ["H"])
+
+
+def test_the_frame_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.xyz"
+    frame = "1\nProperties=species:S:1:pos:R:3 REF_energy=-1.0\nSi 0 0 0\n"
+    for broken, message in (
+        (frame.replace("Si", "Qq"), r"data\.xyz, frame 2 \(line 7\): cannot be read as structures: KeyError: 'Qq'"),
+        (frame[:-9], r"data\.xyz, frame 2 \(line 7\): cannot be read"),
+        ("one" + frame, r"data\.xyz, frame 2 \(line 7\): cannot be read"),
+    ):
+        path.write_text(2 * frame + broken)
+        with pytest.raises(DataError, match=message):
+            read_frames(path)
+
+
+def test_atomic_numbers_outside_the_periodic_table_are_refused() -> None:
+    unknown = water()
+    unknown.numbers[2] = 200
+    refused(r"data\.xyz, frame 1: atom 2 has the atomic number 200", unknown)

@@ -230,3 +230,26 @@ def test_parameters_that_are_not_finite_are_not_saved(path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.pt: not saved: the parameter scale is not finite"):
         save_model(path, torch.jit.script(Double()), METADATA, PARAMETERS | {"scale": np.array([np.nan])})
     assert path.read_bytes() == before
+
+
+def test_links_and_devices_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_atomically(link, b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"new")
+    assert os.read(reader, 10) == b"new" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_a_read_only_file_system_is_reported_by_the_name_of_the_file(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "temporary")
+
+    monkeypatch.setattr(model_file, "open", refuse, raising=False)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match=r"model\.pt: cannot be written: Read-only file system$"):
+        write_atomically(tmp_path / "model.pt", b"content")

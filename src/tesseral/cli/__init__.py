@@ -71,8 +71,8 @@ class Commands(typer.core.TyperGroup):
 
 def explain(error: BaseException) -> str:
     """The text of an error as a user reads it."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
 
 

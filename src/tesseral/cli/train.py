@@ -33,15 +33,20 @@ def train(
     """
     from rich.console import Console
 
-    from tesseral.models.config_file import load_config
+    from tesseral.models.config_file import ConfigError, load_config
 
     settings = load_config(config, assignments, data_root)
+    folder = output or Path(settings.name)
 
+    from tesseral.models.pipeline import CONFIG_NAME
     from tesseral.models.pipeline import train as run
-    from tesseral.models.training import TrainingInterrupted
+    from tesseral.models.training import CHECKPOINT_NAME, TrainingInterrupted
 
+    own = (folder / CHECKPOINT_NAME).exists()  # then the file there was written by the training
+    if not own and (folder / CONFIG_NAME).exists() and (folder / CONFIG_NAME).samefile(config):
+        raise ConfigError(f"{config}: would be overwritten by the record of the training; choose another --output")
     try:
-        run(settings, output or Path(settings.name), resume, Console())
+        run(settings, folder, resume, Console())
     except TrainingInterrupted as interruption:
         typer.echo(f"tesseral: {interruption}; continue with --resume", err=True)
         raise typer.Exit(128 + interruption.signal_number) from interruption
