@@ -13,7 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from tesseral.calculator.errors import StructureError
-from tesseral.models.file import ModelFileError, read_metadata
+from tesseral.models.file import ModelFileError, read_model
 from tesseral.models.registry import nearest, resolve_model
 
 DTYPES = ("float64", "float32", "mixed")
@@ -54,7 +54,7 @@ class NativeModel:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         self.path: Path = resolve_model(model)
-        self.metadata: dict[str, Any] = read_metadata(self.path)
+        self.metadata: dict[str, Any] = read_model(self.path).metadata
         self.dtype, self.threads = dtype, int(threads or 1)
         try:
             self._engine = Engine(str(self.path), dtype, self.threads)

@@ -20,6 +20,8 @@ from tesseral.calculator.vesin_library import periodic_pairs
 
 #: A periodic direction thinner than this is taken as a mistake in the cell (Å).
 SMALLEST_HEIGHT = 1e-3
+#: Atoms lie at most this many cells outside (shifts are 32-bit integers, and digits of the distance would be lost).
+MOST_CELLS = 1e8
 #: vesin 0.6 reduces its grid to this many cells and divides by zero if a direction is then left with none.
 VESIN_GRID_CELLS = 1e5
 
@@ -59,13 +61,18 @@ def neighbor_list(
 
     Raises:
         ValueError: the cutoff is not positive and finite, or positions or cell are misshapen.
-        StructureError: a position or cell vector is not finite, or a periodic direction has no usable cell
-            vector; names the atom or the vector.
+        StructureError: a position or cell vector is not finite, an atom is more than 10^8 cells away, or a periodic
+            direction has no usable cell vector; names the atom or the vector.
     """
     if not (math.isfinite(cutoff) and cutoff > 0):
         raise ValueError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
     points, vectors, periodic = checked_geometry(positions, cell, pbc)
     box = _bounding_cell(points, vectors, periodic, cutoff)
+    if len(points) and np.abs(points).max() > MOST_CELLS * _heights(box).min():
+        atom = int(np.argmax(np.abs(points).max(axis=1)))
+        raise StructureError(
+            f"atom {atom} at {points[atom].tolist()} is too many cells away: wrap the atoms into the cell"
+        )
     if _suits_grid(box, cutoff):
         centers, neighbors, shifts = periodic_pairs(points, box, cutoff, threads)
     else:

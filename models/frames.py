@@ -104,7 +104,7 @@ def read_frames(
     """
     keys = keys or LabelKeys()
     frames: list[Frame] = []
-    reports = []
+    reports: list[LabelReport] = []
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         structures = _read_file(Path(path))
         names = _label_names(structures, keys, str(path))
@@ -115,9 +115,26 @@ def read_frames(
             report.counts[label] = Counter({names[label] or label: count})
         if not any(count for counter in report.counts.values() for count in counter.values()):
             raise DataError(_no_labels(structures, keys, str(path)))
+        _check_same_names(reports, report)
         frames += new
         reports.append(report)
     return frames, reports
+
+
+def _check_same_names(earlier: Sequence[LabelReport], report: LabelReport) -> None:
+    """Files read together carry a label under one name, or two kinds of energies could be mixed.
+
+    Raises:
+        DataError: two files use two names.
+    """
+    for other in earlier:
+        for label in LABELS:
+            names = [sorted(name for name, count in one.counts[label].items() if count) for one in (other, report)]
+            if names[0] and names[1] and names[0] != names[1]:
+                raise DataError(
+                    f"two kinds of {label} labels: {names[0][0]} in {other.path}, {names[1][0]} in {report.path}. "
+                    f"Name the key that is meant, or rename the labels of one file"
+                )
 
 
 def frames_from_atoms(structures: Sequence[Atoms], keys: LabelKeys | None = None, source: str = "atoms") -> list[Frame]:

@@ -74,7 +74,9 @@ def engine(monkeypatch):
     fake = type("Engine", (LennardJonesEngine,), {"n_calls": 0})
     monkeypatch.setitem(sys.modules, "tesseral.kernel._engine", SimpleNamespace(Engine=fake))
     monkeypatch.setattr(native, "resolve_model", Path)
-    monkeypatch.setattr(native, "read_metadata", lambda path: json.loads(LennardJonesEngine.metadata))
+    monkeypatch.setattr(
+        native, "read_model", lambda path: SimpleNamespace(metadata=json.loads(LennardJonesEngine.metadata))
+    )
     return fake
 
 

@@ -314,3 +314,14 @@ def test_atomic_numbers_outside_the_periodic_table_are_refused() -> None:
     unknown = water()
     unknown.numbers[2] = 200
     refused(r"data\.xyz, frame 1: atom 2 has the atomic number 200", unknown)
+
+
+def test_label_kinds_that_differ_between_files_are_refused(tmp_path: Path) -> None:
+    atoms = molecule("H2O")
+    atoms.info["REF_energy"] = -14.0
+    ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
+    plain = molecule("H2O")
+    plain.calc = SinglePointCalculator(plain, energy=-14.0)
+    ase.io.write(tmp_path / "c.xyz", plain, format="extxyz")
+    with pytest.raises(DataError, match=r"two kinds of energy labels: REF_energy in .*a\.xyz, energy in .*c\.xyz"):
+        read_frames([tmp_path / "a.xyz", tmp_path / "c.xyz"])

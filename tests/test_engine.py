@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +281,11 @@ def chain_tree(metadata, parameters):
             r"parameter 'product' has shape \[1, 2, 3\], expected",
         ),
         (set_tree, r"product_tree\[0\] leads outside the tree"),
+        (lambda m, p: p.update(mixing=p["mixing"][..., :0]), "parameter 'mixing' has shape"),
+        (lambda m, p: p.update(readout_mlp_0_weight=np.zeros((24, 0))), "parameter 'readout_mlp_0_weight' has shape"),
+        (lambda m, p: m.update(atomic_numbers=[1]), "atomic_numbers and species differ in length"),
+        (lambda m, p: m.update(cutoff=float("inf")), "JSON: expected a value"),
+        (lambda m, p: p.update(mixing=p["mixing"].astype(np.float16)), "tensor 'mixing' has dtype F16"),
         (chain_tree, r"product_tree\[3\] is deeper than order 4"),
     ],
 )
@@ -295,3 +302,31 @@ def test_unchanged_rewrite_is_read(default_model, tmp_path):
     assert_results_equal(
         native(Engine(str(path)), atoms, SPECIES), native(Engine(str(default_model)), atoms, SPECIES), 0.0
     )
+
+
+def test_calls_from_several_threads_wait_for_each_other(default_model):
+    from concurrent.futures import ThreadPoolExecutor
+
+    engine = Engine(str(default_model), "float64", 2)
+    atoms = list(structures().values())
+    expected = [native(engine, a, SPECIES) for a in atoms]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda n: native(engine, atoms[n % 4], SPECIES), range(80)))
+    for n, result in enumerate(results):
+        assert_results_equal(result, expected[n % 4], 0.0)
+
+
+def test_threads_work_after_a_fork(default_model):
+    script = f"""
+import multiprocessing, os
+import numpy as np
+from tesseral.kernel._engine import Engine
+engine = Engine({str(default_model)!r}, "float64", 2)
+arguments = (np.zeros((1, 3)), np.zeros(1, np.int32), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros((0, 3)))
+expected = engine.compute(*arguments)[0]
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(engine.compute(*arguments)[0], expected) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 
 from tesseral.calculator import neighbors as neighbors_module
+from tesseral.calculator.errors import StructureError
 from tesseral.calculator.neighbors import NeighborList, VerletList, neighbor_list
 
 CELLS = {
@@ -223,3 +224,10 @@ def test_cartesian_shifts_are_reused_only_while_the_cell_stays():
     strained = verlet.update(atoms.positions, atoms.cell[:] * 1.01, True)[2]
     assert verlet.n_builds == 1
     np.testing.assert_allclose(strained, first_shifts * 1.01, rtol=1e-14)
+
+
+def test_atoms_absurdly_far_outside_the_cell_are_refused():
+    """Shifts beyond 32 bits would be wrong neighbours, not an error."""
+    positions = [[0.0, 0, 0], [1.3e10, 0, 0]]
+    with pytest.raises(StructureError, match="atom 1 at .* is too many cells away: wrap the atoms"):
+        neighbor_list(positions, 5.0 * np.eye(3), True, 4.0)

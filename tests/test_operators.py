@@ -199,6 +199,41 @@ def test_zbl_equals_reference(dtype):
     )
 
 
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(request):
+    try:
+        compiled.use_instruction_set(request.param)
+    except ValueError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    compiled.use_instruction_set("auto")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_channels", [1, 2, 5, 17])
+def test_every_instruction_set_equals_reference(instruction_set, dtype, n_channels):
+    edges = Edges(dtype, n_species=2)
+    rest = (edges.centers, edges.neighbor_species, edges.n_atoms, 2, 2, "gaussian", 3, 5.0, torch.empty(0, dtype=dtype))
+    weights = random((2, 3, 6, n_channels), dtype, 2)
+    table = symmetric_basis(2, 3)
+    tree, roots = torch.tensor(table.tree), torch.tensor(table.roots)
+    coefficients = random((2, len(table.tree), n_channels), dtype, 3)
+
+    def energy(module):
+        def function(vectors, w, c):
+            A = module.mix(module.density(vectors, *rest), w, edges.species)
+            return module.symmetric_product(A, c, edges.species, tree, roots)
+
+        return function
+
+    compare(energy(compiled), energy(reference), [edges.vectors, weights, coefficients], 50 * TOLERANCE[dtype])
+
+
+def test_an_unknown_instruction_set_is_refused():
+    with pytest.raises(ValueError, match="instruction set 'sse9' is not available"):
+        compiled.use_instruction_set("sse9")
+
+
 def test_numeric_derivatives():
     """gradcheck and gradgradcheck of every operator in float64."""
     edges = Edges(torch.float64, n_atoms=4, most=6)

@@ -44,7 +44,9 @@ class ZipReader {
       need(at + 46, name_length + extra_length + comment_length);
       const std::string name = bytes_.substr(at + 46, name_length);
       for (const std::string& wanted : names) {
-        if (ends_with(name, "/" + wanted)) found[wanted] = content(at, name_length, extra_length, wanted);
+        if (!ends_with(name, "/" + wanted)) continue;
+        if (found.count(wanted)) fail_damaged("it holds " + wanted + " twice");
+        found[wanted] = content(at, name_length, extra_length, wanted);
       }
       at += 46 + name_length + extra_length + comment_length;
     }

@@ -1,6 +1,7 @@
 // Choice of the instruction set, once, from what the processor and the operating system support.
 #include "tesseral/dispatch.hpp"
 
+#include <atomic>
 #include <stdexcept>
 
 #include "tesseral/engine_atoms.hpp"
@@ -66,13 +67,24 @@ InstructionSet instruction_set_named(const std::string& name) {
   throw std::invalid_argument("instruction set '" + name + "' is not available: this machine has auto" + supported);
 }
 
+namespace {
+std::atomic<InstructionSet>& chosen() {
+  static std::atomic<InstructionSet> set{instruction_set()};
+  return set;
+}
+}  // namespace
+
+void use_instruction_set(InstructionSet set) {
+  chosen() = set;
+}
+
 template <>
 const Kernels<float>& kernels<float>() {
-  return kernels_for<float>(instruction_set());
+  return kernels_for<float>(chosen());
 }
 template <>
 const Kernels<double>& kernels<double>() {
-  return kernels_for<double>(instruction_set());
+  return kernels_for<double>(chosen());
 }
 
 template <>

@@ -1,7 +1,10 @@
 #include "tesseral/engine.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 #include <stdexcept>
 
 #include "tesseral/dispatch.hpp"
@@ -127,15 +130,30 @@ struct Engine::State {
   double cutoff;
   InstructionSet set;
   std::unique_ptr<Backend> backend;
-  ThreadPool pool;
+  int n_threads;
+  std::unique_ptr<ThreadPool> pool;
+  pid_t owner;      // process that started the pool
+  std::mutex busy;  // the working arrays serve one call at a time
 
   State(const ModelFile& file, const EngineOptions& options)
       : metadata(file.metadata_text),
         set(instruction_set_named(options.instruction_set)),
         backend(make_backend(file, options.precision, set)),
-        pool(options.threads) {
+        n_threads(options.threads),
+        pool(std::make_unique<ThreadPool>(n_threads)),
+        owner(getpid()) {
     for (const Json& name : file.metadata.at("species").items()) species.push_back(name.text());
     cutoff = file.metadata.at("cutoff").number();
+  }
+
+  /// The threads; after a fork the child has none of its parent's and starts its own.
+  ThreadPool& threads() {
+    if (owner != getpid()) {
+      pool.release();  // NOLINT: nothing of it can be joined or freed here
+      pool = std::make_unique<ThreadPool>(n_threads);
+      owner = getpid();
+    }
+    return *pool;
   }
 };
 
@@ -163,7 +181,8 @@ std::string Engine::instruction_set() const {
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
   check_input(input, static_cast<int64_t>(state_->species.size()));
-  state_->backend->compute(input, output, state_->pool);
+  const std::lock_guard<std::mutex> lock(state_->busy);
+  state_->backend->compute(input, output, state_->threads());
   check_output(input, output);
 }
 

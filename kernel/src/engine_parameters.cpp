@@ -144,6 +144,9 @@ EngineParameters<T> read(const ModelFile& file) {
   p.density.radial.n_radial = n_radial;
   p.density.radial.cutoff = static_cast<T>(metadata.at("cutoff").number());
   if (!(p.density.radial.cutoff > 0)) throw std::runtime_error("the cutoff must be positive");
+  if (metadata.at("atomic_numbers").items().size() != static_cast<std::size_t>(n_species)) {
+    throw std::runtime_error("atomic_numbers and species differ in length");
+  }
   if (p.density.radial.kind == RadialKind::spline) {
     const Array& table = file.parameter("radial_table", {-1, n_radial, 4});
     p.radial_table = convert<T>(table.values);

@@ -1,6 +1,7 @@
 // Recursive-descent JSON parser (RFC 8259), for texts of trusted size.
 #include "tesseral/json.hpp"
 
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <stdexcept>
@@ -101,11 +102,12 @@ class JsonParser {
   }
 
   void number(Json& value) {
-    const char* begin = text_.c_str() + at_;
-    char* end = nullptr;
+    const char* begin = text_.data() + at_;
     value.kind_ = Json::Kind::number;
-    value.number_ = std::strtod(begin, &end);
-    if (end == begin) fail("expected a value");
+    // from_chars does not look at the locale; a letter would be its nan or inf, which JSON has not
+    const bool digit = *begin == '-' || (*begin >= '0' && *begin <= '9');
+    const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value.number_);
+    if (!digit || error != std::errc() || !std::isfinite(value.number_)) fail("expected a value");
     at_ += static_cast<std::size_t>(end - begin);
   }
 

@@ -19,18 +19,23 @@ void append(const char* data, std::size_t count, std::vector<double>& values) {
 
 /// One tensor of a safetensors file: its header entry and the bytes that follow the header.
 Array read_tensor(const std::string& name, const Json& entry, const char* data, std::size_t size) {
+  const std::string& dtype = entry.at("dtype").text();
+  const std::map<std::string, int> widths = {{"F64", 8}, {"F32", 4}, {"I64", 8}, {"I32", 4}};
+  if (!widths.count(dtype)) {
+    throw std::runtime_error("tensor '" + name + "' has dtype " + dtype + "; F64, F32, I64 and I32 are read");
+  }
+  const int width = widths.at(dtype);
   Array array;
-  int64_t count = 1;
+  double count = 1;  // exact up to 2^53, far beyond the bytes of any file
   for (const Json& n : entry.at("shape").items()) {
     array.shape.push_back(n.integer());
-    count *= array.shape.back();
+    if (array.shape.back() < 0) throw std::runtime_error("tensor '" + name + "' has a negative length");
+    count *= static_cast<double>(array.shape.back());
   }
   const auto& offsets = entry.at("data_offsets").items();
   if (offsets.size() != 2) throw std::runtime_error("tensor '" + name + "' has no byte range");
   const double begin = offsets[0].number(), end = offsets[1].number();
-  const std::string& dtype = entry.at("dtype").text();
-  const int width = dtype == "F64" || dtype == "I64" ? 8 : 4;
-  if (begin < 0 || end > static_cast<double>(size) || end - begin != static_cast<double>(count) * width) {
+  if (!(begin >= 0 && begin <= end && end <= static_cast<double>(size) && end - begin == count * width)) {
     throw std::runtime_error("tensor '" + name + "' has a byte range that does not fit its shape");
   }
   const char* source = data + static_cast<std::size_t>(begin);
@@ -41,10 +46,8 @@ Array read_tensor(const std::string& name, const Json& entry, const char* data, 
     append<float>(source, n, array.values);
   } else if (dtype == "I64") {
     append<int64_t>(source, n, array.values);
-  } else if (dtype == "I32") {
-    append<int32_t>(source, n, array.values);
   } else {
-    throw std::runtime_error("tensor '" + name + "' has dtype " + dtype + "; F64, F32, I64 and I32 are read");
+    append<int32_t>(source, n, array.values);
   }
   return array;
 }
@@ -102,7 +105,7 @@ ModelFile ModelFile::read(const std::string& path) {
 const Array& ModelFile::parameter(const std::string& name, const std::vector<int64_t>& shape) const {
   const auto found = parameters.find(name);
   if (found == parameters.end()) throw std::runtime_error(path + ": parameter '" + name + "' is missing");
-  bool matches = found->second.shape.size() == shape.size();
+  bool matches = found->second.shape.size() == shape.size() && !found->second.values.empty();
   for (std::size_t d = 0; matches && d < shape.size(); ++d) {
     matches = shape[d] < 0 || shape[d] == found->second.shape[d];
   }

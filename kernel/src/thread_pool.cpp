@@ -3,6 +3,9 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -17,6 +20,16 @@ struct ThreadPool::State {
   bool stop = false;
   std::exception_ptr error;
   std::vector<std::thread> threads;
+
+  void finish() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      stop = true;
+    }
+    start.notify_all();
+    for (std::thread& thread : threads) thread.join();
+    threads.clear();
+  }
 
   void guarded(int thread) {
     try {
@@ -43,18 +56,20 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
-  for (int thread = 1; thread < n_threads; ++thread) {
-    state_->threads.emplace_back([this, thread] { state_->work(thread); });
+  try {
+    for (int thread = 1; thread < n_threads; ++thread) {
+      state_->threads.emplace_back([this, thread] { state_->work(thread); });
+    }
+  } catch (const std::system_error&) {
+    const int started = size();
+    state_->finish();
+    throw std::invalid_argument("threads = " + std::to_string(n_threads) + ": the system starts no more than " +
+                                std::to_string(started));
   }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->stop = true;
-  }
-  state_->start.notify_all();
-  for (std::thread& thread : state_->threads) thread.join();
+  state_->finish();
 }
 
 int ThreadPool::size() const {

@@ -1,5 +1,8 @@
 // Torch operators over atoms: channel mixing and the symmetric product.
+#include <stdexcept>
+
 #include "common.hpp"
+#include "tesseral/dispatch.hpp"
 
 namespace tesseral::torch_ops {
 namespace {
@@ -115,7 +118,7 @@ Tensor mix(const Tensor& features, const Tensor& weights, const Tensor& species)
   check_same_dtype(features, "features", weights, "weights");
   check_shape(weights, "weights", {-1, -1, -1, -1});
   const int64_t l_max = weights.size(1) - 1;
-  checked_harmonics(l_max);
+  check_l_max(l_max);
   check_shape(features, "features", {-1, weights.size(2), (l_max + 1) * (l_max + 1)});
   const MixArguments arguments{checked_indices(species, "species", features.size(0), weights.size(0)), l_max,
                                weights.size(2), weights.size(3), weights.size(0)};
@@ -255,9 +258,19 @@ Tensor symmetric_product(const Tensor& A, const Tensor& coefficients, const Tens
   return Product::apply(A, coefficients, arguments);
 }
 
+void choose_instruction_set(const std::string& name) {
+  try {
+    use_instruction_set(instruction_set_named(name));
+  } catch (const std::invalid_argument& error) {
+    fail(error.what());
+  }
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(tesseral, library) {
+  // Process-wide, to test and to compare: the operators use another instruction set than the best.
+  library.def("use_instruction_set(str name) -> ()", &choose_instruction_set);
   library.def("mix(Tensor features, Tensor weights, Tensor species) -> Tensor", &mix);
   library.def("symmetric_product(Tensor A, Tensor coefficients, Tensor species, Tensor tree, Tensor roots) -> Tensor",
               &symmetric_product);

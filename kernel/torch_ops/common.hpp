@@ -68,9 +68,8 @@ inline Tensor checked_indices(const Tensor& indices, const char* name, int64_t s
   return out;
 }
 
-inline HarmonicConstants<double> checked_harmonics(int64_t l_max) {
+inline void check_l_max(int64_t l_max) {
   check(l_max >= 0 && l_max <= max_l, "l_max = " + std::to_string(l_max) + " is outside 0.." + std::to_string(max_l));
-  return HarmonicConstants<double>(static_cast<int>(l_max));
 }
 
 /// Offsets [n_atoms+1] of each atom's edges; centers must be sorted.

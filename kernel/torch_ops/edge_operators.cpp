@@ -6,7 +6,7 @@ namespace {
 
 template <class T>
 HarmonicConstants<T> harmonic_constants(int64_t l_max) {
-  checked_harmonics(l_max);
+  check_l_max(l_max);
   return HarmonicConstants<T>(static_cast<int>(l_max));
 }
 
@@ -49,7 +49,7 @@ struct RadialArguments {
 
 Tensor harmonics_value(const Tensor& vectors, const Tensor& tangents, int64_t l_max) {
   Tensor x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
-  checked_harmonics(l_max);
+  check_l_max(l_max);
   Tensor out = torch::empty({x.size(0), (l_max + 1) * (l_max + 1)}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "spherical_harmonics", [&] {
     const auto constants = harmonic_constants<scalar_t>(l_max);
@@ -246,7 +246,7 @@ void with_edges(const DensityArguments& arguments, const Tensor& vectors, const 
 
 Tensor density_value(const Tensor& vectors, const Tensor& tangents, const DensityArguments& arguments) {
   Tensor x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
-  checked_harmonics(arguments.l_max);
+  check_l_max(arguments.l_max);
   Tensor out = torch::empty({arguments.n_atoms, arguments.n_inputs(), arguments.n_harmonics()}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "density", [&] {
     with_edges<scalar_t>(arguments, x, u, [&](const auto& options, const auto& edges) {
@@ -313,7 +313,7 @@ DensityArguments checked_arguments(const Tensor& vectors, const Tensor& centers,
   check_real(vectors, "vectors");
   check_shape(vectors, "vectors", {-1, 3});
   check(n_species > 0, "n_species = " + std::to_string(n_species) + " must be positive");
-  checked_harmonics(l_max);
+  check_l_max(l_max);
   const int64_t n_edges = vectors.size(0);
   return {checked_indices(centers, "centers", n_edges, n_atoms),
           checked_indices(neighbor_species, "neighbor_species", n_edges, n_species),

@@ -19,4 +19,7 @@ InstructionSet instruction_set_named(const std::string& name);
 template <class T>
 const Kernels<T>& kernels_for(InstructionSet set);
 
+/// Lets kernels<T>() of this process use another instruction set than the best, to test and to compare them.
+void use_instruction_set(InstructionSet set);
+
 }  // namespace tesseral

@@ -47,7 +47,8 @@ class Engine {
   const std::string& metadata() const;  // JSON text
   std::string instruction_set() const;
 
-  /// Throws std::invalid_argument for indices out of range, std::runtime_error naming the atom for non-finite results.
+  /// Calls from several threads wait for each other. Throws std::invalid_argument for indices out of range,
+  /// std::runtime_error naming the atom for non-finite results.
   void compute(const EngineInput& input, const EngineOutput& output);
 
  private:

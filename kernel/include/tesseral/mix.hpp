@@ -15,19 +15,15 @@ struct MixSizes {
   int channel_stride;   // padded(K)
 };
 
-/// Rows of one l: out[m, :] = sum_c x[c, m] W[c, :] for `n_blocks` packs, M components at a time in registers.
-template <class T, int M, int B>
+/// M rows of one pack of channels, held in registers: out[m, :] = sum_c x[c, m] W[c, :].
+template <class T, int M>
 inline void mix_rows(const T* x, int x_stride, const T* weights, int n_inputs, int row, T* out) {
-  Pack<T> sums[M][B] = {};
+  Pack<T> sums[M] = {};
   for (int c = 0; c < n_inputs; ++c) {
-    for (int b = 0; b < B; ++b) {
-      const Pack<T> w = load(weights + c * row + b * lanes<T>);
-      for (int m = 0; m < M; ++m) sums[m][b] += x[c * x_stride + m] * w;
-    }
+    const Pack<T> w = load(weights + c * row);
+    for (int m = 0; m < M; ++m) sums[m] += x[c * x_stride + m] * w;
   }
-  for (int m = 0; m < M; ++m) {
-    for (int b = 0; b < B; ++b) store(out + m * row + b * lanes<T>, sums[m][b]);
-  }
+  for (int m = 0; m < M; ++m) store(out + m * row, sums[m]);
 }
 
 /// out[m, :] = sum_c x[c, m] W[c, :], m < n_components: x [n_inputs, x_stride], W [n_inputs, row], out [n_components, row].
@@ -36,10 +32,10 @@ inline void mix_component_rows(const T* x, int x_stride, const T* weights, int n
   for (int block = 0; block < row; block += lanes<T>) {
     int m = 0;
     for (; m + 4 <= n_components; m += 4) {
-      mix_rows<T, 4, 1>(x + m, x_stride, weights + block, n_inputs, row, out + m * row + block);
+      mix_rows<T, 4>(x + m, x_stride, weights + block, n_inputs, row, out + m * row + block);
     }
     for (; m < n_components; ++m) {
-      mix_rows<T, 1, 1>(x + m, x_stride, weights + block, n_inputs, row, out + m * row + block);
+      mix_rows<T, 1>(x + m, x_stride, weights + block, n_inputs, row, out + m * row + block);
     }
   }
 }
@@ -67,9 +63,11 @@ inline void mix_input_gradient_atom(const MixSizes& sizes, const T* dA, const T*
       for (int m = 0; m < 2 * l + 1; ++m) {
         Pack<T> partial[4] = {};
         const T* g = gradient + m * sizes.channel_stride;
-        for (int k = 0; k < sizes.channel_stride; k += 4) {
+        int k = 0;
+        for (; k + 4 <= sizes.channel_stride; k += 4) {
           for (int u = 0; u < 4; ++u) partial[u] += g[k + u] * load(weights + (k + u) * row + block);
         }
+        for (; k < sizes.channel_stride; ++k) partial[0] += g[k] * load(weights + k * row + block);
         sums[m] = (partial[0] + partial[1]) + (partial[2] + partial[3]);
       }
       for (int lane = 0; lane < lanes<T> && block + lane < sizes.n_inputs; ++lane) {

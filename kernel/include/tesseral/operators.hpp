@@ -141,7 +141,7 @@ struct Kernels {
                                    T* gA, T* gc, T* out);
 };
 
-/// Kernels for the best instruction set of this machine (avx512, avx2 or baseline).
+/// Kernels for the best instruction set of this machine, or the one chosen by use_instruction_set (dispatch.hpp).
 template <class T>
 const Kernels<T>& kernels();
 

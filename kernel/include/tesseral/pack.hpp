@@ -172,6 +172,16 @@ inline Dual<V> select(const Mask& mask, const Dual<V>& x, const Dual<V>& y) {
   return {mask ? x.value : y.value, mask ? x.tangent : y.tangent};
 }
 
+/// A pack of constants as D (a pack or a dual with zero tangent).
+template <class D, class V>
+inline D lift_to(const V& pack) {
+  if constexpr (sizeof(D) == sizeof(V)) {
+    return pack;
+  } else {
+    return {pack, V{}};
+  }
+}
+
 template <class V>
 inline V constant(Element<V> value) {
   return V{} + value;

@@ -110,20 +110,12 @@ struct ProductAtom {
         value[b] = constant<V>(0);
         adjoint[b] = constant<V>(1);
         if (cotangent) {
-          adjoint[b] = constant<V>(0) + lift(load(cotangent + static_cast<int64_t>(o) * row + block + b * lanes<T>));
+          adjoint[b] = lift_to<V>(load(cotangent + static_cast<int64_t>(o) * row + block + b * lanes<T>));
         }
       }
       traversal.visit_children(shape.roots[o], shape.roots[o + 1], adjoint, value, block);
       if (!out.values && !out.tangents) continue;
       for (int b = 0; b < B; ++b) out.add(static_cast<int64_t>(o) * row + block + b * lanes<T>, value[b]);
-    }
-  }
-
-  static V lift(const Pack<T>& pack) {
-    if constexpr (sizeof(V) == sizeof(Pack<T>)) {
-      return pack;
-    } else {
-      return {pack, Pack<T>{}};
     }
   }
 };

@@ -106,16 +106,6 @@ inline V gather_spline(const Element<V>* table, const Index& interval, int n_rad
   return out;
 }
 
-/// A pack of constants as D (a pack or a dual with zero tangent).
-template <class D, class V>
-inline D lift_to(const V& pack) {
-  if constexpr (sizeof(D) == sizeof(V)) {
-    return pack;
-  } else {
-    return {pack, V{}};
-  }
-}
-
 /// Piecewise cubic functions from a table on a uniform grid.
 template <class V>
 inline void spline(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR) {

@@ -8,7 +8,7 @@ namespace tesseral {
 
 class ThreadPool {
  public:
-  /// n_threads >= 1; the calling thread is one of them.
+  /// n_threads >= 1; the calling thread is one of them. Throws std::invalid_argument where the system refuses so many.
   explicit ThreadPool(int n_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
