@@ -229,5 +229,5 @@ def test_cartesian_shifts_are_reused_only_while_the_cell_stays():
 def test_atoms_absurdly_far_outside_the_cell_are_refused():
     """Shifts beyond 32 bits would be wrong neighbours, not an error."""
     positions = [[0.0, 0, 0], [1.3e10, 0, 0]]
-    with pytest.raises(StructureError, match="atom 1 at .* is too many cells away: wrap the atoms"):
+    with pytest.raises(StructureError, match=r"atom 1 at .* is too many cells away: wrap the atoms"):
         neighbor_list(positions, 5.0 * np.eye(3), True, 4.0)
