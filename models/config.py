@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ase.data import atomic_numbers
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 LabelKey = str | Literal[False] | None
 
@@ -23,6 +23,13 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are refused and values are not changed later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_and_false_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and not str(info.field_name).endswith("_key"):
+            raise ValueError(f"expected a value other than yes, no, true or false, got {str(value).lower()}")
+        return value
 
 
 class DataConfig(Section):

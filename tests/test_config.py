@@ -57,6 +57,8 @@ def test_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("training.loss.energ", 1, r"training\.loss\.energ: unknown key; did you mean 'energy'\?"),
         ("training.loss.second_stage", {"star": 0.5}, r"second_stage\.star: unknown key; did you mean 'start'"),
         ("model.zbl", {"inner": 1, "outr": 2}, r"model\.zbl\.outr: unknown key; did you mean 'outer'"),
+        ("model.cutoff", True, r"model\.cutoff: expected a value other than yes, no, true or false, got true"),
+        ("training.epochs", False, r"training\.epochs: expected a value other than yes, no, true or false"),
         ("model.cutoff", 0, r"model\.cutoff: must be larger than 0 Å, got 0"),
         ("model.cutoff", -3.5, r"model\.cutoff: must be larger than 0 Å, got -3\.5"),
         ("model.cutoff", float("nan"), r"model\.cutoff: input should be a finite number, got nan"),
