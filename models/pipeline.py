@@ -114,14 +114,15 @@ def _identity(config: Config, data: PreparedData) -> dict[str, Any]:
 def _conclude(
     config: Config, output: Path, data: PreparedData, model: LocalModel, trainer: Trainer, console: Console
 ) -> dict[str, Any]:
-    """Write the model file and the report from the best weights, which the trainer has left in the model."""
+    """Write the model file, then the report, from the best weights, which the trainer has left in the model."""
     exported = copy.deepcopy(model).double()
     frames = {"train": data.training, "validation": data.validation, **data.tests}
     sets = {name: EvaluatedSet(some, predict_frames(exported, data, some)) for name, some in frames.items() if some}
     progress = trainer.state.progress
-    tables = write_report(output / "report", sets, data.e0, progress.history)
+    tables = {name: one.table for name, one in sets.items()}
     metadata = model_metadata(config, data, exported, progress, tables)
     save_model(output / MODEL_NAME, torch.jit.script(exported), metadata, exported.native_parameters())
+    write_report(output / "report", sets, data.e0, progress.history)
     for name, table in tables.items():
         print_error_table(console, name, table)
     console.print(f"model: {output / MODEL_NAME}   report: {output / 'report'}", soft_wrap=True, highlight=False)

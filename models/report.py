@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,15 @@ class EvaluatedSet:
     frames: Sequence[Frame]
     predictions: Sequence[Mapping[str, Any]]
 
+    @functools.cached_property
+    def table(self) -> dict[str, Any]:
+        """The error table of the set."""
+        return error_table(self.frames, self.predictions)
+
 
 def write_report(
     folder: Path, sets: Mapping[str, EvaluatedSet], e0: Mapping[str, float], history: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+) -> None:
     """Write metrics.json, parity plots, error distributions and the learning curve.
 
     Args:
@@ -41,12 +47,9 @@ def write_report(
         sets: evaluated frames by name (``train``, ``validation``, ``test``).
         e0: energy of the free atoms in eV by element; parity plots show energies relative to them.
         history: one record per epoch, as in log.jsonl.
-
-    Returns:
-        The error tables by set, as in metrics.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {name: error_table(one.frames, one.predictions) for name, one in sets.items()}
+    tables = {name: one.table for name, one in sets.items()}
     text = json.dumps({"units": UNITS, **tables}, indent=1, ensure_ascii=False)
     write_atomically(folder / "metrics.json", text.encode("utf-8"))
     for quantity in UNITS:
@@ -55,7 +58,6 @@ def write_report(
     _save(_distribution_plot(sets), folder / "error_distributions.png")
     if history:
         _save(_learning_curve(history), folder / "learning_curve.png")
-    return tables
 
 
 def _save(figure: Figure, path: Path) -> None:
