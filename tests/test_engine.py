@@ -181,7 +181,7 @@ def test_input_is_checked(default_model):
     first, neighbors, shifts = np.array([0, 1, 2]), np.array([1, 0], np.int32), np.zeros((2, 3))
     with pytest.raises(ValueError, match=r"species\[1\] = 3 is outside 0..2"):
         engine.compute(positions, np.array([0, 3], np.int32), first, neighbors, shifts)
-    with pytest.raises(ValueError, match=r"neighbors\[0\] = 2 is outside 0..1"):
+    with pytest.raises(ValueError, match=r"neighbor 0 of atom 0 is 2, outside 0..1"):
         engine.compute(positions, species, first, np.array([2, 0], np.int32), shifts)
     with pytest.raises(ValueError, match="first must not decrease"):
         engine.compute(positions, species, np.array([0, 3, 2]), neighbors, shifts)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted(str(p) for folder in ("kernel", "tests/cpp") for p in (ROOT / folder).rglob("*.[ch]pp"))
+SOURCES = sorted(
+    str(p) for folder in ("kernel", "lammps_plugin", "tests/cpp") for p in (ROOT / folder).rglob("*.[ch]pp")
+)
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="not in a source tree")
 

@@ -45,6 +45,21 @@ void check_length(size_t length, size_t expected, const char* name) {
                               ", expected " + std::to_string(expected));
 }
 
+/// The rows of a neighbour list in CSR form.
+std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1>>& first, const int32_t* neighbors,
+                                                 const double* shifts) {
+  const int64_t* bounds = first.data();
+  std::vector<tesseral::NeighborRow> rows(first.shape(0) - 1);
+  if (bounds[0] != 0) throw std::invalid_argument("Engine.compute: first[0] must be 0");
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (bounds[i] > bounds[i + 1]) {
+      throw std::invalid_argument("Engine.compute: first must not decrease, but does after atom " + std::to_string(i));
+    }
+    rows[i] = {neighbors + bounds[i], shifts + 3 * bounds[i], static_cast<int32_t>(bounds[i + 1] - bounds[i])};
+  }
+  return rows;
+}
+
 nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
                   Input<int32_t, nb::ndim<1>> neighbors, Vectors shifts) {
   const size_t n_atoms = positions.shape(0);
@@ -55,16 +70,17 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
   check_length(neighbors.shape(0), n_edges, "neighbors");
   check_length(shifts.shape(0), n_edges, "shifts");
   Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
-  const tesseral::EngineInput input{static_cast<int64_t>(n_atoms),
-                                    static_cast<int64_t>(n_centers),
-                                    positions.data(),
-                                    species.data(),
-                                    first.data(),
-                                    neighbors.data(),
-                                    shifts.data()};
+  const std::vector<tesseral::NeighborRow> rows = neighbor_rows(first, neighbors.data(), shifts.data());
+  const tesseral::EngineInput input{
+      .n_atoms = static_cast<int64_t>(n_atoms),
+      .n_centers = static_cast<int64_t>(n_centers),
+      .positions = positions.data(),
+      .species = species.data(),
+      .rows = rows.data(),
+  };
   {
     const nb::gil_scoped_release release;
-    engine.compute(input, {energies.data, forces.data, virials.data});
+    engine.compute(input, {.energies = energies.data, .forces = forces.data, .virials = virials.data});
   }
   return nb::make_tuple(energies.array, forces.array, virials.array);
 }

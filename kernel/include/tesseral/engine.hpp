@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -11,22 +12,41 @@ namespace tesseral {
 /// mixed: float32 arithmetic within an atom, float64 sums over atoms and edges.
 enum class Precision { float32, mixed, float64 };
 
-/// Atoms with a neighbour list in CSR form. Units: Å.
+/// The neighbours of one center.
+struct NeighborRow {
+  const int32_t* neighbors = nullptr;  // [count] atom index, maybe with other bits; edges beyond the cutoff are ignored
+  const double* shifts = nullptr;      // [count, 3] added to r_j - r_i (null: none)
+  int32_t count = 0;
+};
+
+/// Atoms with a neighbour list. Units: Å.
 struct EngineInput {
-  int64_t n_atoms = 0;                 // rows of positions and species, ghosts included
-  int64_t n_centers = 0;               // the first n_centers atoms have energies
-  const double* positions = nullptr;   // [n_atoms, 3]
-  const int32_t* species = nullptr;    // [n_atoms] index into the model's species
-  const int64_t* first = nullptr;      // [n_centers+1]
-  const int32_t* neighbors = nullptr;  // [E] atom index; edges beyond the cutoff are ignored
-  const double* shifts = nullptr;      // [E, 3] added to r_j - r_i (null: none)
+  int64_t n_atoms = 0;                // rows of positions and species, ghosts included
+  int64_t n_centers = 0;              // the first n_centers atoms have energies
+  const double* positions = nullptr;  // [n_atoms, 3]
+  const int32_t* species = nullptr;   // [n_atoms] index into the model's species; absent: not in the model
+  const NeighborRow* rows = nullptr;  // [n_centers]
+  int32_t index_bits = 0x7fffffff;    // bits of a neighbour that hold the atom index
+
+  /// Species of an atom that the model leaves out: no energy, no forces, nobody's neighbour.
+  static constexpr int32_t absent = -1;
 };
 
 /// Results, overwritten; eV, eV/Å.
 struct EngineOutput {
-  double* energies = nullptr;  // [n_centers]
-  double* forces = nullptr;    // [n_atoms, 3]
-  double* virials = nullptr;   // [n_centers, 3, 3] sum_j r_ij (x) dE/dr_ij (not symmetrised), or null
+  double* energies = nullptr;          // [n_centers]
+  double* forces = nullptr;            // [n_atoms, 3]
+  double* virials = nullptr;           // [n_centers, 3, 3] sum over j of r_ij (x) dE_i/dr_ij (not symmetrised), or null
+  double* neighbor_virials = nullptr;  // [n_atoms, 3, 3] the same sum over i, by neighbour j; or null
+  double* const* columns = nullptr;    // one [n_centers] or null for each of Engine::atom_columns(), or null
+};
+
+/// An energy or a force that is no finite number.
+struct __attribute__((visibility("default"))) NonFiniteResult : std::runtime_error {
+  std::string quantity;
+  int64_t atom;
+
+  NonFiniteResult(const char* quantity, int64_t atom);
 };
 
 struct EngineOptions {
@@ -46,9 +66,12 @@ class Engine {
   const std::vector<std::string>& species() const;
   const std::string& metadata() const;  // JSON text
   std::string instruction_set() const;
+  /// Names of the further numbers that each center has, see EngineOutput::columns: the symmetrised products before the
+  /// readout, product_1, product_2, ...
+  const std::vector<std::string>& atom_columns() const;
 
   /// Calls from several threads wait for each other. Throws std::invalid_argument for indices out of range,
-  /// std::runtime_error naming the atom for non-finite results.
+  /// NonFiniteResult.
   void compute(const EngineInput& input, const EngineOutput& output);
 
  private:

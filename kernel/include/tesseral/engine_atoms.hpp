@@ -63,9 +63,11 @@ struct EngineScratch {
 /// Sums of one thread, of type Sum (float or double); forces added to.
 template <class Sum>
 struct EngineSums {
-  double* energies;  // [n_centers]
-  Sum* forces;       // [n_atoms, 3]
-  double* virials;   // [n_centers, 9] or null
+  double* energies;        // [n_centers]
+  Sum* forces;             // [n_atoms, 3]
+  double* virials;         // [n_centers, 9] or null
+  Sum* neighbor_virials;   // [n_atoms, 9] or null
+  double* const* columns;  // [n_channels] of [n_centers] or null, or null
 };
 
 template <class T, class Sum>

@@ -2,6 +2,8 @@
 // the cache of one atom.
 #include "tesseral/engine_atoms.hpp"
 
+#include <algorithm>
+
 #include "tesseral/density.hpp"
 #include "tesseral/mix.hpp"
 #include "tesseral/product.hpp"
@@ -62,7 +64,7 @@ class AtomLoop {
         sizes_{p_.l_max, p_.n_inputs, p_.input_row, harmonic_row_, p_.channel_row} {}
 
   void run(Range atoms) {
-    for (int64_t i = atoms.begin; i < atoms.end; ++i) atom(i);
+    for (int64_t i = atoms.begin; i < atoms.end; ++i) input_.species[i] == EngineInput::absent ? skip(i) : atom(i);
   }
 
  private:
@@ -72,6 +74,21 @@ class AtomLoop {
   const EngineSums<Sum>& sums_;
   int harmonic_row_;
   MixSizes sizes_;
+
+  void skip(int64_t i) {
+    sums_.energies[i] = 0;
+    if (sums_.virials) std::fill_n(sums_.virials + 9 * i, 9, 0.0);
+    for_each_column([&](int, double* column) { column[i] = 0; });
+  }
+
+  /// f(channel, column) for every column that is asked for
+  template <class F>
+  void for_each_column(const F& f) {
+    if (!sums_.columns) return;
+    for (int channel = 0; channel < p_.n_channels; ++channel) {
+      if (sums_.columns[channel]) f(channel, sums_.columns[channel]);
+    }
+  }
 
   void atom(int64_t i) {
     const int64_t z = input_.species[i];
@@ -98,6 +115,8 @@ class AtomLoop {
                                            {work_.B.data(), nullptr}}
         .run();
 
+    for_each_column(
+        [&](int channel, double* column) { column[i] = static_cast<double>(work_.B[static_cast<std::size_t>(channel)]); });
     const T energy = readout();
     for (int block = 0; block < row; block += lanes<T>) {
       const Pack<T> weight = p_.scale * load(work_.dB.data() + block);
@@ -119,20 +138,21 @@ class AtomLoop {
   int64_t take_edges(int64_t i) {
     const double cutoff = p_.density.radial.cutoff, cutoff2 = cutoff * cutoff;
     const double* ri = input_.positions + 3 * i;
+    const NeighborRow& neighbors = input_.rows[i];
     int64_t count = 0;
-    for (int64_t e = input_.first[i]; e < input_.first[i + 1]; ++e) {
-      const int64_t j = input_.neighbors[e];
-      const double* rj = input_.positions + 3 * j;
+    for (int32_t e = 0; e < neighbors.count; ++e) {
+      const int32_t j = neighbors.neighbors[e] & input_.index_bits;
+      const double* rj = input_.positions + 3 * static_cast<int64_t>(j);
       double d[3] = {rj[0] - ri[0], rj[1] - ri[1], rj[2] - ri[2]};
-      if (input_.shifts) {
-        for (int axis = 0; axis < 3; ++axis) d[axis] += input_.shifts[3 * e + axis];
+      if (neighbors.shifts) {
+        for (int axis = 0; axis < 3; ++axis) d[axis] += neighbors.shifts[3 * e + axis];
       }
       const auto n = static_cast<std::size_t>(count);
       for (std::size_t axis = 0; axis < 3; ++axis) work_.vectors[3 * n + axis] = static_cast<T>(d[axis]);
       work_.species[n] = input_.species[j];
-      work_.neighbors[n] = static_cast<int32_t>(j);
+      work_.neighbors[n] = j;
       // a distance that is not a number stays in, so that it shows in the results
-      count += !(d[0] * d[0] + d[1] * d[1] + d[2] * d[2] >= cutoff2);
+      count += input_.species[j] != EngineInput::absent && !(d[0] * d[0] + d[1] * d[1] + d[2] * d[2] >= cutoff2);
     }
     return count;
   }
@@ -217,13 +237,14 @@ class AtomLoop {
     return energy;
   }
 
-  /// F_i += g_ij, F_j -= g_ij; virial_i = sum_j r_ij (x) g_ij.
+  /// F_i += g_ij, F_j -= g_ij; the virial r_ij (x) g_ij goes to i, and once more to j.
   void add_forces(int64_t i, int64_t count) {
     Sum own[3] = {}, virial[9] = {};
     for (int64_t e = 0; e < count; ++e) {
       const T* g = work_.gradients.data() + 3 * e;
       const T* r = work_.vectors.data() + 3 * e;
-      Sum* force = sums_.forces + 3 * static_cast<int64_t>(work_.neighbors[static_cast<std::size_t>(e)]);
+      const auto j = static_cast<int64_t>(work_.neighbors[static_cast<std::size_t>(e)]);
+      Sum* force = sums_.forces + 3 * j;
       for (int axis = 0; axis < 3; ++axis) {
         own[axis] += static_cast<Sum>(g[axis]);
         force[axis] -= static_cast<Sum>(g[axis]);
@@ -231,10 +252,19 @@ class AtomLoop {
           virial[3 * axis + other] += static_cast<Sum>(r[axis]) * static_cast<Sum>(g[other]);
         }
       }
+      if (sums_.neighbor_virials) add_neighbor_virial(r, g, sums_.neighbor_virials + 9 * j);
     }
     for (int axis = 0; axis < 3; ++axis) sums_.forces[3 * i + axis] += own[axis];
     if (!sums_.virials) return;
     for (int n = 0; n < 9; ++n) sums_.virials[9 * i + n] = static_cast<double>(virial[n]);
+  }
+
+  static void add_neighbor_virial(const T* r, const T* g, Sum* virial) {
+    for (int axis = 0; axis < 3; ++axis) {
+      for (int other = 0; other < 3; ++other) {
+        virial[3 * axis + other] += static_cast<Sum>(r[axis]) * static_cast<Sum>(g[other]);
+      }
+    }
   }
 };
 
