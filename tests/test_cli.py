@@ -1,4 +1,4 @@
-"""The command line: help, suggestions, errors, and the commands demo, models, verify and bench."""
+"""The command line: help, suggestions, errors, and the commands models, bench, eval and train."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import ase.io
-import numpy as np
 import pytest
 import torch
 from ase.build import bulk
@@ -17,10 +16,6 @@ from typer.testing import CliRunner
 
 from tesseral import __version__, cli
 from tesseral.benchmarks import peers, timing
-from tesseral.calculator import verification
-from tesseral.cli import demo_engines
-from tesseral.cli.demo_engines import Run, Simulation, set_thermal_momenta
-from tesseral.cli.demo_report import radial_distribution, summary
 from tesseral.models import registry
 
 
@@ -188,96 +183,6 @@ def test_without_shipped_models_the_message_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="the shipped models are: none"):
         registry.resolve_model("silicon")
-
-
-# --- demo
-
-
-def test_demo_runs_and_writes_trajectory_plots_and_metrics(shipped, tmp_path):
-    output = run("demo", "--steps", "105", "--repeat", "1", "--output", str(tmp_path / "out")).output
-    assert "ASE" in output and "energy drift" in output and str(tmp_path / "out") in output.replace("\n", "")
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["n_steps"] == 105 and metrics["n_atoms"] == 8 and metrics["skipped"] == {}
-    (row,) = metrics["engines"]
-    assert abs(row["energy_drift"]) < 1e-3 and row["steps_per_second"] > 0
-    frames = ase.io.read(tmp_path / "out" / "trajectory_ase.xyz", ":")
-    assert [frame.info["step"] for frame in frames] == [0, 50, 100]
-    assert np.abs(frames[1].get_momenta()).max() > 0
-    for name in ("energy_drift.png", "radial_distribution.png"):
-        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_demo_tells_which_engines_are_missing(shipped, tmp_path, monkeypatch):
-    absent = SimpleNamespace(name="Other", missing=lambda: "it is not installed")
-    monkeypatch.setattr(demo_engines, "ENGINES", (*demo_engines.ENGINES, absent))
-    output = run("demo", "--steps", "10", "--repeat", "1", "--output", str(tmp_path)).output
-    assert "Other: skipped, it is not installed" in output
-    assert json.loads((tmp_path / "metrics.json").read_text())["skipped"] == {"Other": "it is not installed"}
-
-
-def test_demo_refuses_a_model_without_silicon(shipped, tmp_path):
-    result = run("demo", "--model", "water", "--output", str(tmp_path / "out"), exit_code=1)
-    assert result.stderr == "tesseral: atom 0 is Si, but water.pt knows H, O\n"
-    assert not (tmp_path / "out").exists()
-
-
-def test_demo_metrics_recover_a_known_drift():
-    atoms = bulk("Si", cubic=True)
-    simulation = Simulation(Path("m.pt"), atoms, 1000, 1.0, 10, 5, "mixed", 1)
-    times = np.linspace(0.0, 1.0, 101)
-    kinetic = 1.0 + 0.5 * np.sin(40 * times)
-    potential = -1e4 - kinetic + 8 * 2e-3 * times
-    run_of_engine = Run("X", times.tolist(), potential.tolist(), kinetic.tolist(), [300.0] * 21 + [600.0] * 80, [], 2.0)
-    row = summary(run_of_engine, simulation)
-    assert row["energy_drift"] == pytest.approx(2e-3, rel=1e-6)
-    assert row["energy_fluctuation"] < 1e-9
-    assert row["temperature"] == pytest.approx(600.0, abs=5)
-    assert row["steps_per_second"] == 500.0
-    assert row["microseconds_per_atom_step"] == pytest.approx(250.0)
-
-
-def test_radial_distribution_counts_the_neighbours_of_diamond():
-    atoms = bulk("Si", cubic=True) * (3, 3, 3)
-    radii, values = radial_distribution([atoms, atoms])
-    density = len(atoms) / atoms.get_volume()
-    shell = (radii > 2.2) & (radii < 2.5)
-    assert np.sum(4 * np.pi * radii**2 * values * 0.05 * density, where=shell) == pytest.approx(4.0, rel=1e-3)
-
-
-def test_thermal_momenta_have_the_temperature_and_no_drift():
-    atoms = bulk("SiC", "zincblende", a=4.36, cubic=True) * (6, 6, 6)
-    set_thermal_momenta(atoms, 600.0, seed=1)
-    assert atoms.get_temperature() == pytest.approx(600.0, rel=0.03)
-    np.testing.assert_allclose(atoms.get_momenta().sum(axis=0), 0.0, atol=1e-9)
-
-
-# --- verify
-
-
-def test_verify_passes_a_good_model(tmp_path, write_random_model):
-    path = write_random_model(tmp_path / "good.pt", ["O", "Si"])
-    checks = json.loads(run("verify", str(path), "--json").output)
-    assert len(checks) == 9 and all(check["passed"] for check in checks)
-    assert "pass" in run("verify", str(path)).output
-
-
-@pytest.mark.parametrize("name, seed", [("silicon", 0), ("acac", 0), ("acac", 5)])  # atoms of acac are crowded in these
-def test_shipped_models_pass_the_comparison_with_central_differences(name, seed):
-    checks = {check.name: check for check in verification.verify(name, seed)}
-    assert checks["forces = central differences"].passed and checks["stress = central differences"].passed
-
-
-def test_verify_finds_parameters_that_do_not_belong_to_the_program(tmp_path, write_random_model):
-    path = write_random_model(tmp_path / "bad.pt", ["Si"], native_seed=1)
-    result = run("verify", str(path), exit_code=1)
-    assert "FAIL" in result.output
-    failed = [c["name"] for c in json.loads(run("verify", str(path), "--json", exit_code=1).output) if not c["passed"]]
-    assert failed == ["native = TorchScript"]
-
-
-def test_a_check_that_gives_nan_fails():
-    assert not verification.Check("x", float("nan"), 1.0).passed
-    assert verification.Check("x", 1.0, 1.0).passed
 
 
 # --- bench

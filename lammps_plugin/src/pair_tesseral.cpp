@@ -64,6 +64,7 @@ void PairTesseralBase::fail(const std::string& what) {
 void PairTesseralBase::settings(int narg, char** arg) {
   options_ = {};
   model_.reset();
+  if (allocated) clear_flags();  // pair_coeff must be given again
   for (int n = 0; n < narg; n += 2) {
     const std::string keyword = arg[n];
     if (std::find(keywords.begin(), keywords.end(), keyword) == keywords.end()) {
@@ -96,6 +97,11 @@ void PairTesseralBase::allocate() {
     memory->create(cutsq, n, n, "pair:cutsq");
   }
   allocated = 1;
+  clear_flags();
+}
+
+void PairTesseralBase::clear_flags() {
+  const int n = atom->ntypes + 1;
   std::fill(&setflag[0][0], &setflag[0][0] + n * n, 0);
 }
 
@@ -160,12 +166,10 @@ void PairTesseralBase::map_types(int n_names, char** names) {
     any = true;
   }
   if (!any) error->all(FLERR, "pair_coeff: every atom type is mapped to NULL, so that the model has no atoms");
+  // a hybrid style leaves the other pairs to its other styles; alone, they do not interact
+  const bool hybrid = utils::strmatch(force->pair_style, "^hybrid");
   for (int i = 1; i <= n_names; ++i) {
-    for (int j = i; j <= n_names; ++j) {
-      const bool both = species_of_type_[static_cast<std::size_t>(i)] != EngineInput::absent &&
-                        species_of_type_[static_cast<std::size_t>(j)] != EngineInput::absent;
-      setflag[i][j] = both;
-    }
+    for (int j = i; j <= n_names; ++j) setflag[i][j] = !hybrid || in_model(i, j);
   }
 }
 
@@ -200,11 +204,14 @@ void PairTesseralBase::init_style() {
   neighbor->add_request(this, NeighConst::REQ_FULL);
 }
 
+/// Whether atoms of both types are in the model.
+bool PairTesseralBase::in_model(int type_i, int type_j) const {
+  return species_of_type_[static_cast<std::size_t>(type_i)] != EngineInput::absent &&
+         species_of_type_[static_cast<std::size_t>(type_j)] != EngineInput::absent;
+}
+
 double PairTesseralBase::init_one(int i, int j) {
-  if (!model_) fail("pair_coeff is missing");
-  const bool both = species_of_type_[static_cast<std::size_t>(i)] != EngineInput::absent &&
-                    species_of_type_[static_cast<std::size_t>(j)] != EngineInput::absent;
-  return both ? model_->cutoff() * units_.length : 0.0;
+  return in_model(i, j) ? model_->cutoff() * units_.length : 0.0;
 }
 
 void PairTesseralBase::compute(int eflag, int vflag) {

@@ -56,6 +56,8 @@ class PairTesseralBase : public Pair {
 
   [[noreturn]] void fail(const std::string& what);
   void allocate();
+  void clear_flags();
+  bool in_model(int type_i, int type_j) const;
   void map_types(int n_names, char** names);
   void print_summary() const;
   std::vector<std::string> column_names() const;

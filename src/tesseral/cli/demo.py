@@ -34,7 +34,7 @@ def demo(
     simulation = _simulation(model, steps, repeat, temperature, dtype, threads, seed)
     output.mkdir(parents=True, exist_ok=True)
     runs, skipped = _run_all(ENGINES, simulation)
-    rows = [summary(run, simulation) for run in runs]
+    rows = [summary(run, simulation, runs[0]) for run in runs]
     _print_table(rows, simulation)
     for name, reason in skipped.items():
         typer.echo(f"{name}: skipped, {reason}")
@@ -57,7 +57,7 @@ def _simulation(
     atoms = bulk("Si", "diamond", a=LATTICE_CONSTANT, cubic=True) * (repeat, repeat, repeat)
     native.species_indices(atoms.numbers)  # refuses a model that does not know silicon
     set_thermal_momenta(atoms, 2.0 * temperature, seed)
-    return Simulation(native.path, atoms, steps, 1.0, 10, 5, dtype, threads)
+    return Simulation(native.path, atoms, steps, 1.0, 10, 50, dtype, threads)
 
 
 def _run_all(engines: tuple[Engine, ...], simulation: Simulation) -> tuple[list[Run], dict[str, str]]:
@@ -85,6 +85,8 @@ def _print_table(rows: list[dict[str, Any]], simulation: Simulation) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tesseral.cli.demo_report import START
+
     typer.echo(
         f"{len(simulation.atoms)} Si atoms, {simulation.n_steps} steps of {simulation.timestep:g} fs at constant "
         f"energy; {simulation.model.name}, {simulation.dtype}, threads: {simulation.threads}"
@@ -107,11 +109,17 @@ def _print_table(rows: list[dict[str, Any]], simulation: Simulation) -> None:
             f"{row['microseconds_per_atom_step']:.2f}",
         )
     Console().print(table)
+    for row in rows[1:]:
+        typer.echo(
+            f"{row['engine']}: potential energy within {row['start_difference']:.0e} eV/atom of {rows[0]['engine']}'s "
+            f"in the first {START:g} ps"
+        )
 
 
 def _metrics(rows: list[dict[str, Any]], skipped: dict[str, str], simulation: Simulation) -> dict[str, Any]:
     """Contents of metrics.json."""
     from tesseral import __version__
+    from tesseral.cli.demo_report import START
 
     return {
         "version": __version__,
@@ -126,6 +134,7 @@ def _metrics(rows: list[dict[str, Any]], skipped: dict[str, str], simulation: Si
             "energy_fluctuation": "eV/atom",
             "temperature": "K",
             "microseconds_per_atom_step": "us/atom/step",
+            "start_difference": f"eV/atom, from {rows[0]['engine']} in the first {START:g} ps",
         },
         "engines": rows,
         "skipped": skipped,

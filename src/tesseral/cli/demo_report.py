@@ -20,22 +20,27 @@ from tesseral.models.file import write_atomically
 
 #: the first part of a run, in which kinetic and potential energy share out, is left out of averages
 EQUILIBRATION = 0.2
+#: engines are compared with the first over this time (ps), in which the same forces give the same trajectory
+START = 0.1
 #: radial distribution functions reach this far (Å), in bins of this width
 RDF_RADIUS, RDF_WIDTH = 8.0, 0.05
 
 
-def summary(run: Run, simulation: Simulation) -> dict[str, Any]:
-    """Figures of merit of a run.
+def summary(run: Run, simulation: Simulation, first: Run) -> dict[str, Any]:
+    """Figures of merit of a run; `first` is the run of the first engine.
 
     Returns:
         engine; after the first fifth of the run energy_drift (eV/atom/ps, slope of the total energy),
         energy_fluctuation (eV/atom, root mean square about that line) and temperature (K); steps_per_second,
-        microseconds_per_atom_step.
+        microseconds_per_atom_step; start_difference (eV/atom), the largest difference of the potential
+        energy from that of the first engine in the first tenth of a picosecond.
     """
     n_atoms = len(simulation.atoms)
     settled = slice(int(EQUILIBRATION * len(run.times)), None)
     times, energies = np.array(run.times)[settled], _total_energies(run)[settled] / n_atoms
     slope, offset = np.polyfit(times, energies, 1)
+    start = sum(time <= START for time in first.times)
+    differences = np.subtract(run.potential_energies[:start], first.potential_energies[:start]) / n_atoms
     residual = energies - (slope * times + offset)
     return {
         "engine": run.engine,
@@ -44,6 +49,7 @@ def summary(run: Run, simulation: Simulation) -> dict[str, Any]:
         "temperature": float(np.mean(run.temperatures[settled])),
         "steps_per_second": simulation.n_steps / run.seconds,
         "microseconds_per_atom_step": 1e6 * run.seconds / simulation.n_steps / n_atoms,
+        "start_difference": float(np.max(np.abs(differences))),
     }
 
 
