@@ -20,7 +20,7 @@ def folder(tmp_path_factory, write_random_model):
 
 
 def fluxes(folder, style: str, ranks: int, box: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """sum_i r_i e_i [3 steps, 3] in eV Å, and both fluxes on the second step: by centroid/stress/atom and stress/atom."""
+    """sum_i r_i e_i [3 steps, 3] in eV Å, and the second step's fluxes by centroid/stress/atom and by stress/atom."""
     commands = f"""
 pair_style {style} precision float64
 pair_coeff * * random.pt O Si

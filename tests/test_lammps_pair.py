@@ -83,8 +83,9 @@ compute lj all pair lj/cut
     [
         ("zbl 2.0 3.0", "pair_coeff 1 1 zbl 8 8\npair_coeff 1 2 zbl 8 14\npair_coeff 2 2 zbl 14 14\n", ""),
         ("coul/long 5.0", "pair_coeff * * coul/long\n", "set type 1 charge -0.6\nset type 2 charge 0.4\n"),
+        ("dispersion/d3 original pbe 8.0 6.0", "pair_coeff * * dispersion/d3 O Si\n", ""),
     ],
-    ids=["zbl", "coul/long"],
+    ids=["zbl", "coul/long", "dispersion/d3"],
 )
 def test_hybrid_overlay_adds_up(run, tmp_path, style, other, coefficients, settings):
     box = crystal(settings="atom_style charge").replace("type/fraction 2 0.4 7", "type/ratio 2 0.5 7")
