@@ -88,11 +88,11 @@ class TorchModel : public Model {
     }
   }
 
-  /// Parameters and buffers to the arithmetic's type; integers stay what they are.
+  /// Parameters and buffers to the arithmetic's type; integers stay what they are. Only edge vectors are differentiated.
   void convert_numbers() {
-    const torch::NoGradGuard no_grad;
     for (auto tensor : program_.parameters()) {
-      if (tensor.is_floating_point()) tensor.set_data(tensor.to(dtype_));
+      if (tensor.is_floating_point()) tensor.set_data(tensor.detach().to(dtype_));
+      tensor.set_requires_grad(false);
     }
     for (auto tensor : program_.buffers()) {
       if (tensor.is_floating_point()) tensor.set_data(tensor.to(dtype_));
@@ -104,6 +104,7 @@ class TorchModel : public Model {
     rows_of_species_ = {0};
     try {
       for (const auto& column : call(1).second) columns_.push_back(column.key());
+      run(1);
     } catch (const std::exception& problem) {
       throw std::runtime_error(
           path +
@@ -148,7 +149,6 @@ class TorchModel : public Model {
   }
 
   std::pair<c10::intrusive_ptr<c10::ivalue::Tuple>, c10::Dict<std::string, torch::Tensor>> call(int64_t n_atoms) {
-    const torch::NoGradGuard no_grad;
     const auto n_edges = static_cast<int64_t>(centers_.size());
     const auto vectors = torch::from_blob(vectors_.data(), {n_edges, 3}, torch::kFloat64).to(dtype_);
     const auto indices = [](std::vector<int64_t>& values, int64_t n) {
@@ -166,7 +166,7 @@ class TorchModel : public Model {
 
   static torch::Tensor on_cpu(const torch::Tensor& tensor, std::vector<int64_t> shape, const char* name) {
     TORCH_CHECK(tensor.sizes() == shape, "the program's ", name, " have the shape ", tensor.sizes(), ", expected ", shape);
-    return tensor.to(torch::kCPU, torch::kFloat64).contiguous();
+    return tensor.detach().to(torch::kCPU, torch::kFloat64).contiguous();
   }
 
   Results run(int64_t n_atoms) {
