@@ -175,6 +175,22 @@ def test_no_atoms_and_ghosts(default_model):
     assert np.abs(forces[0]).max() > 0 and np.array_equal(forces[0], -forces[1])
 
 
+def test_batch_shares_one_neighbour_list(default_model):
+    engine = Engine(str(default_model), "float64")
+    generator = np.random.default_rng(3)
+    species, first = np.array([0, 1, 2], np.int32), np.array([0, 2, 4, 5])
+    neighbors, shifts = np.array([1, 2, 0, 0, 0], np.int32), np.zeros((5, 3))
+    shifts[3] = 3.0, 0.0, 0.0
+    positions = np.array([[0, 0, 0], [0, 0, 1.1], [1.0, 0, 0]]) + generator.normal(0, 0.1, (4, 3, 3))
+    batch = engine.compute_batch(positions, species, first, neighbors, shifts)
+    for index, single in enumerate(positions):
+        for together, alone in zip(batch, engine.compute(single, species, first, neighbors, shifts), strict=True):
+            np.testing.assert_array_equal(together[index], alone)
+    assert engine.compute_batch(np.zeros((0, 3, 3)), species, first, neighbors, None)[1].shape == (0, 3, 3)
+    with pytest.raises(ValueError, match="species has length 3, expected 2"):
+        engine.compute_batch(positions[:, :2].copy(), species, first, neighbors, shifts)
+
+
 def test_input_is_checked(default_model):
     engine = Engine(str(default_model))
     positions, species = np.array([[0.0, 0, 0], [0, 0, 1.0]]), np.array([0, 1], np.int32)

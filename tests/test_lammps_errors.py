@@ -122,6 +122,15 @@ pair_style tesseral precision float64
     assert "Loop time" in run_lammps(topology + "special_bonds lj/coul 1 1 1\nrun 0\n", folder, timeout=60)
 
 
+@pytest.mark.parametrize("exclusion", ["type 1 2", "group held held", "group held all"])
+def test_neighbours_must_not_be_excluded(folder, exclusion):
+    commands = f"group held id 1\nneigh_modify exclude {exclusion}\npair_style tesseral\n"
+    refused(folder, commands + GOOD + "run 0\n", "neigh_modify exclude takes neighbours away", ranks=3)
+    null = commands.replace("group held id 1", "group held type 2") + GOOD.replace("Si", "NULL") + "run 0\n"
+    if exclusion != "group held all":
+        assert "Loop time" in run_lammps(crystal() + null, folder, ranks=3, timeout=60)
+
+
 def test_a_file_that_only_one_rank_sees_stops_both(folder, tmp_path):
     (tmp_path / "in.lammps").write_text(crystal() + "pair_style tesseral\n" + GOOD + "run 0\n")
     rank = [str(Path(sys.executable).parent / "lmp"), "-in", str(tmp_path / "in.lammps"), "-log", "none"]

@@ -55,6 +55,21 @@ class Reordered(torch.nn.Module):
         return vectors.sum()
 
 
+class NoTuple(torch.nn.Module):
+    """Gives the energies alone."""
+
+    def forward(self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor) -> Tensor:
+        return torch.zeros(species.size(0))
+
+
+class Fails(torch.nn.Module):
+    """Follows the interface until there are neighbours."""
+
+    def forward(self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        assert vectors.size(0) == 0, "neighbours are too much"
+        return torch.zeros(species.size(0)), vectors
+
+
 METADATA = {"species": ["O", "Si"], "cutoff": CUTOFF, "n_layers": 1}
 
 
@@ -95,11 +110,13 @@ def test_its_further_outputs_reach_fix_pair(tmp_path):
     [
         (None, None, "has no metadata.json among its extra files"),
         (None, {**METADATA, "n_layers": 2}, r"passes messages \(n_layers = 2\)"),
-        (None, {"species": ["Si"], "n_layers": 1}, "cutoff"),
+        (None, {"species": ["Si"], "n_layers": 1}, "other.pt: key 'cutoff' is missing"),
         (torch.jit.script(Wrong()), METADATA, r"does not follow the interface forward\(vectors"),
         (torch.jit.script(Reordered()), METADATA, r"does not follow the interface forward\(vectors"),
+        (torch.jit.script(NoTuple()), METADATA, r"it returns Tensor, not a tuple"),
+        (torch.jit.script(Fails()), METADATA, r"the TorchScript program failed: .*neighbours are too much"),
     ],
-    ids=["no metadata", "two layers", "no cutoff", "wrong shape", "other signature"],
+    ids=["no metadata", "two layers", "no cutoff", "wrong shape", "other signature", "no tuple", "fails"],
 )
 def test_a_program_that_does_not_follow_the_interface_is_refused(tmp_path, module, metadata, match):
     save(tmp_path / "other.pt", module, metadata)

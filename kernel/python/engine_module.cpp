@@ -1,9 +1,12 @@
 // tesseral.kernel._engine: the native engine in Python, without torch.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <limits>
+#include <optional>
 #include <stdexcept>
 
 #include "tesseral/engine.hpp"
@@ -45,7 +48,7 @@ void check_length(size_t length, size_t expected, const char* name) {
                               ", expected " + std::to_string(expected));
 }
 
-/// The rows of a neighbour list in CSR form.
+/// The rows of a neighbour list in CSR form; shifts may be null.
 std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1>>& first, const int32_t* neighbors,
                                                  const double* shifts) {
   const int64_t* bounds = first.data();
@@ -55,27 +58,67 @@ std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1
     if (bounds[i] > bounds[i + 1]) {
       throw std::invalid_argument("Engine.compute: first must not decrease, but does after atom " + std::to_string(i));
     }
-    rows[i] = {neighbors + bounds[i], shifts + 3 * bounds[i], static_cast<int32_t>(bounds[i + 1] - bounds[i])};
+    rows[i].neighbors = neighbors + bounds[i];
+    rows[i].shifts = shifts == nullptr ? nullptr : shifts + 3 * bounds[i];
+    rows[i].count = static_cast<int32_t>(bounds[i + 1] - bounds[i]);
   }
   return rows;
 }
 
 nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
-                  Input<int32_t, nb::ndim<1>> neighbors, Vectors shifts) {
+                  Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts) {
   const size_t n_atoms = positions.shape(0);
   check_length(species.shape(0), n_atoms, "species");
   if (first.shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
   const size_t n_centers = first.shape(0) - 1;
   const auto n_edges = static_cast<size_t>(first.data()[n_centers]);
   check_length(neighbors.shape(0), n_edges, "neighbors");
-  check_length(shifts.shape(0), n_edges, "shifts");
+  if (shifts) check_length(shifts->shape(0), n_edges, "shifts");
   Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
-  const std::vector<tesseral::NeighborRow> rows = neighbor_rows(first, neighbors.data(), shifts.data());
+  const std::vector<tesseral::NeighborRow> rows = neighbor_rows(first, neighbors.data(), shifts ? shifts->data() : nullptr);
   const tesseral::EngineInput input{
       .n_atoms = static_cast<int64_t>(n_atoms),
       .n_centers = static_cast<int64_t>(n_centers),
       .positions = positions.data(),
       .species = species.data(),
+      .rows = rows.data(),
+  };
+  {
+    const nb::gil_scoped_release release;
+    engine.compute(input, {.energies = energies.data, .forces = forces.data, .virials = virials.data});
+  }
+  return nb::make_tuple(energies.array, forces.array, virials.array);
+}
+
+/// Several configurations of one system, which share a neighbour list.
+nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> positions, Input<int32_t, nb::ndim<1>> species,
+                        Input<int64_t, nb::ndim<1>> first, Input<int32_t, nb::ndim<1>> neighbors,
+                        std::optional<Vectors> shifts) {
+  const size_t n_batch = positions.shape(0), n_atoms = positions.shape(1);
+  check_length(species.shape(0), n_atoms, "species");
+  check_length(first.shape(0), n_atoms + 1, "first");
+  const auto n_edges = static_cast<size_t>(first.data()[n_atoms]);
+  check_length(neighbors.shape(0), n_edges, "neighbors");
+  if (shifts) check_length(shifts->shape(0), n_edges, "shifts");
+  if (n_batch * n_atoms > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    throw std::invalid_argument("Engine.compute_batch: " + std::to_string(n_batch * n_atoms) +
+                                " atoms are too many for one call");
+  }
+  std::vector<tesseral::NeighborRow> rows = neighbor_rows(first, neighbors.data(), shifts ? shifts->data() : nullptr);
+  std::vector<int32_t> all_species(species.data(), species.data() + n_atoms);
+  rows.resize(n_batch * n_atoms);
+  all_species.resize(n_batch * n_atoms);
+  for (size_t i = n_atoms; i < n_batch * n_atoms; ++i) {
+    rows[i] = rows[i - n_atoms];
+    rows[i].first_atom += static_cast<int32_t>(n_atoms);
+    all_species[i] = all_species[i - n_atoms];
+  }
+  Output energies({n_batch, n_atoms}), forces({n_batch, n_atoms, 3}), virials({n_batch, n_atoms, 3, 3});
+  const tesseral::EngineInput input{
+      .n_atoms = static_cast<int64_t>(n_batch * n_atoms),
+      .n_centers = static_cast<int64_t>(n_batch * n_atoms),
+      .positions = positions.data(),
+      .species = all_species.data(),
       .rows = rows.data(),
   };
   {
@@ -104,10 +147,16 @@ NB_MODULE(_engine, module) {
       .def_prop_ro("instruction_set", &Engine::instruction_set, "Instruction set in use: avx512, avx2 or baseline.")
       .def(
           "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
-          nb::arg("shifts"),
+          nb::arg("shifts").none(),
           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
-          "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i). Edges beyond the cutoff "
-          "are\n"
-          "ignored. Raises ValueError for indices out of range, RuntimeError naming the atom for non-finite results.");
+          "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i; None: none). Edges beyond "
+          "the\n"
+          "cutoff are ignored. Raises ValueError for indices out of range, RuntimeError naming the atom for non-finite "
+          "results.")
+      .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
+           nb::arg("shifts").none(),
+           "Energies [B, N], forces [B, N, 3] and virials [B, N, 3, 3] of B configurations of one system that share a\n"
+           "neighbour list, such as the beads of a path integral: positions [B, N, 3], the other arguments as in `compute`\n"
+           "with N centers. Errors as in `compute`; atoms are counted through all configurations.");
 }

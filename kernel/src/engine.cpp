@@ -42,7 +42,7 @@ void check_input(const EngineInput& input, int64_t n_species) {
     const NeighborRow& row = input.rows[i];
     if (row.count < 0) fail("atom " + std::to_string(i) + " has " + std::to_string(row.count) + " neighbors");
     for (int32_t e = 0; e < row.count; ++e) {
-      const int32_t j = row.neighbors[e] & input.index_bits;
+      const int64_t j = row.first_atom + static_cast<int64_t>(row.neighbors[e] & input.index_bits);
       if (j < 0 || j >= input.n_atoms) {
         fail("neighbor " + std::to_string(e) + " of atom " + std::to_string(i) + " is " + std::to_string(j) +
              ", outside 0.." + std::to_string(input.n_atoms - 1));

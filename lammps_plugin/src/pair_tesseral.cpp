@@ -9,6 +9,7 @@
 #include "comm.h"
 #include "error.h"
 #include "force.h"
+#include "group.h"
 #include "keywords.hpp"
 #include "memory.h"
 #include "model_path.hpp"
@@ -130,7 +131,8 @@ void PairTesseralBase::coeff(int narg, char** arg) {
     } catch (const std::bad_alloc&) {
       fault = "pair_coeff: out of memory while reading " + path_;
     } catch (const std::exception& problem) {
-      fault = std::string("pair_coeff: ") + problem.what();
+      const std::string text = problem.what();
+      fault = "pair_coeff: " + (text.find(path_) == std::string::npos ? path_ + ": " : "") + text;
     }
   }
   // The file may be missing on one node only: nobody goes on alone.
@@ -201,13 +203,40 @@ void PairTesseralBase::init_style() {
           "`special_bonds lj/coul 1 1 1`");
     }
   }
+  check_exclusions();
   neighbor->add_request(this, NeighConst::REQ_FULL);
+}
+
+/// `neigh_modify exclude` must not take away neighbours that the model needs.
+void PairTesseralBase::check_exclusions() {
+  bool excluded = false;
+  for (int n = 0; n < neighbor->nex_type; ++n) excluded |= in_model(neighbor->ex1_type[n], neighbor->ex2_type[n]);
+  for (int n = 0; n < neighbor->nex_group; ++n) {
+    const bool first = any_in_model(neighbor->ex1_group[n]), second = any_in_model(neighbor->ex2_group[n]);
+    excluded |= first && second;
+  }
+  for (int n = 0; n < neighbor->nex_mol; ++n) excluded |= any_in_model(neighbor->ex_mol_group[n]);
+  if (excluded) {
+    fail(
+        "neigh_modify exclude takes neighbours away from atoms of the model, which would give wrong forces: remove it, and "
+        "hold atoms with fix setforce or by leaving them out of the integration");
+  }
 }
 
 /// Whether atoms of both types are in the model.
 bool PairTesseralBase::in_model(int type_i, int type_j) const {
   return species_of_type_[static_cast<std::size_t>(type_i)] != EngineInput::absent &&
          species_of_type_[static_cast<std::size_t>(type_j)] != EngineInput::absent;
+}
+
+/// Whether atoms of a group on any rank are in the model.
+bool PairTesseralBase::any_in_model(int group_index) const {
+  int mine = 0, anywhere = 0;
+  for (int i = 0; i < atom->nlocal; ++i) {
+    if ((atom->mask[i] & group->bitmask[group_index]) && in_model(atom->type[i], atom->type[i])) mine = 1;
+  }
+  MPI_Allreduce(&mine, &anywhere, 1, MPI_INT, MPI_MAX, world);
+  return anywhere;
 }
 
 double PairTesseralBase::init_one(int i, int j) {

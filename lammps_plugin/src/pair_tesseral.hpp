@@ -58,6 +58,8 @@ class PairTesseralBase : public Pair {
   void allocate();
   void clear_flags();
   bool in_model(int type_i, int type_j) const;
+  bool any_in_model(int group_index) const;
+  void check_exclusions();
   void map_types(int n_names, char** names);
   void print_summary() const;
   std::vector<std::string> column_names() const;

@@ -16,6 +16,14 @@ namespace {
 
 constexpr auto metadata_file = "metadata.json";
 
+/// What went wrong in torch: the last line, below the trace through C++ and TorchScript.
+std::string reason(const std::exception& problem) {
+  const auto* error = dynamic_cast<const c10::Error*>(&problem);
+  std::string text = error ? error->what_without_backtrace() : problem.what();
+  text.erase(text.find_last_not_of(" \n") + 1);
+  return text.substr(text.find_last_of('\n') + 1);
+}
+
 /// Runs forward(vectors [E, 3], centers [E], neighbors [E], species [N]) -> (energies [N], gradients [E, 3][, columns]).
 class TorchModel : public Model {
  public:
@@ -27,8 +35,8 @@ class TorchModel : public Model {
     torch::jit::ExtraFilesMap files{{metadata_file, ""}};
     try {
       program_ = torch::jit::load(path, torch::kCPU, files);
-    } catch (const c10::Error& problem) {
-      throw std::runtime_error(path + " is no TorchScript model: " + problem.what_without_backtrace());
+    } catch (const std::exception& problem) {
+      throw std::runtime_error(path + " is no TorchScript model: " + reason(problem));
     }
     metadata_ = files.at(metadata_file);
     read_metadata(path);
@@ -45,7 +53,12 @@ class TorchModel : public Model {
 
   void compute(const EngineInput& input, const EngineOutput& output) override {
     gather(input);
-    const Results results = run(static_cast<int64_t>(rows_of_species_.size()));
+    Results results;
+    try {
+      results = run(static_cast<int64_t>(rows_of_species_.size()));
+    } catch (const std::exception& problem) {
+      throw std::runtime_error("the TorchScript program failed: " + reason(problem));
+    }
     std::copy_n(results.energies.const_data_ptr<double>(), input.n_centers, output.energies);
     for (int64_t i = 0; i < input.n_centers; ++i) {
       if (input.species[i] == EngineInput::absent) output.energies[i] = 0;
@@ -104,13 +117,15 @@ class TorchModel : public Model {
     rows_of_species_ = {0};
     try {
       for (const auto& column : call(1).second) columns_.push_back(column.key());
+      TORCH_CHECK(std::count(columns_.begin(), columns_.end(), "energy") == 0,
+                  "the name energy is taken by the energy of an atom; give the column another name");
       run(1);
     } catch (const std::exception& problem) {
       throw std::runtime_error(
           path +
           " does not follow the interface forward(vectors, centers, neighbors, species) -> (energies, gradients"
           "[, columns]) of docs/lammps.md: " +
-          problem.what());
+          reason(problem));
     }
   }
 
@@ -132,7 +147,7 @@ class TorchModel : public Model {
       if (input.species[i] == EngineInput::absent) continue;
       const NeighborRow& row = input.rows[i];
       for (int32_t e = 0; e < row.count; ++e) {
-        const int64_t j = row.neighbors[e] & input.index_bits;
+        const int64_t j = row.first_atom + (row.neighbors[e] & input.index_bits);
         if (input.species[j] == EngineInput::absent) continue;
         double r[3];
         for (int axis = 0; axis < 3; ++axis) {
@@ -154,10 +169,11 @@ class TorchModel : public Model {
     const auto indices = [](std::vector<int64_t>& values, int64_t n) {
       return torch::from_blob(values.data(), {n}, torch::kInt64);
     };
-    const auto answer =
-        program_
-            .forward({vectors, indices(centers_, n_edges), indices(neighbors_, n_edges), indices(rows_of_species_, n_atoms)})
-            .toTuple();
+    const torch::jit::IValue value = program_.forward(
+        {vectors, indices(centers_, n_edges), indices(neighbors_, n_edges), indices(rows_of_species_, n_atoms)});
+    TORCH_CHECK(value.isTuple() && value.toTupleRef().elements().size() >= 2, "it returns ", value.tagKind(),
+                ", not a tuple of at least energies and gradients");
+    const auto answer = value.toTuple();
     c10::Dict<std::string, torch::Tensor> columns;
     if (answer->elements().size() > 2)
       columns = c10::impl::toTypedDict<std::string, torch::Tensor>(answer->elements()[2].toGenericDict());

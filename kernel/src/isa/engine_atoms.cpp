@@ -141,7 +141,7 @@ class AtomLoop {
     const NeighborRow& neighbors = input_.rows[i];
     int64_t count = 0;
     for (int32_t e = 0; e < neighbors.count; ++e) {
-      const int32_t j = neighbors.neighbors[e] & input_.index_bits;
+      const int32_t j = neighbors.first_atom + (neighbors.neighbors[e] & input_.index_bits);
       const double* rj = input_.positions + 3 * static_cast<int64_t>(j);
       double d[3] = {rj[0] - ri[0], rj[1] - ri[1], rj[2] - ri[2]};
       if (neighbors.shifts) {
