@@ -16,15 +16,15 @@ RadialKind radial_kind(const std::string& name) {
 }
 
 template <class T>
-std::vector<T> convert(const std::vector<double>& values) {
-  return std::vector<T>(values.begin(), values.end());
+AlignedVector<T> convert(const std::vector<double>& values) {
+  return AlignedVector<T>(values.begin(), values.end());
 }
 
 /// Rows of `length` numbers copied to rows of `row` numbers, the rest zero.
 template <class T>
-std::vector<T> pad_rows(const std::vector<double>& values, int length, int row) {
+AlignedVector<T> pad_rows(const std::vector<double>& values, int length, int row) {
   const std::size_t n_rows = values.size() / static_cast<std::size_t>(length);
-  std::vector<T> out(n_rows * static_cast<std::size_t>(row), T(0));
+  AlignedVector<T> out(n_rows * static_cast<std::size_t>(row), T(0));
   for (std::size_t r = 0; r < n_rows; ++r) {
     for (int k = 0; k < length; ++k) {
       out[r * static_cast<std::size_t>(row) + static_cast<std::size_t>(k)] =
@@ -159,7 +159,7 @@ EngineParameters<T> read(const ModelFile& file) {
   p.input_row = padded_row(p.n_inputs);
   p.mixing = pad_rows<T>(mixing.values, p.n_channels, p.channel_row);
   // [.., n_inputs, K] to [.., K, n_inputs], then K padded with zero rows
-  const std::vector<T> transposed =
+  const AlignedVector<T> transposed =
       pad_rows<T>(transpose_blocks(mixing.values, p.n_inputs, p.n_channels), p.n_inputs, p.input_row);
   const auto block = static_cast<std::size_t>(p.n_channels * p.input_row);
   for (std::size_t at = 0; at < transposed.size(); at += block) {

@@ -17,7 +17,7 @@ struct NeighborRow {
   const int32_t* neighbors = nullptr;  // [count] atom index, maybe with other bits; edges beyond the cutoff are ignored
   const double* shifts = nullptr;      // [count, 3] added to r_j - r_i (null: none)
   int32_t count = 0;
-  int32_t first_atom = 0;              // added to the indices, so that copies of a system share one list
+  int32_t first_atom = 0;  // added to the indices, so that copies of a system share one list
 };
 
 /// Atoms with a neighbour list. Units: Å.

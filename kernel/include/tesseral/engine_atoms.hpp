@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "tesseral/aligned.hpp"
 #include "tesseral/dispatch.hpp"
 #include "tesseral/engine.hpp"
 #include "tesseral/operators.hpp"
@@ -19,10 +20,10 @@ constexpr int padded_row(int n) {
 /// One layer y = x W + b in both orientations; all but the last are followed by SiLU.
 template <class T>
 struct DenseLayer {
-  int n_in, n_out;            // unpadded
-  std::vector<T> weights;     // [n_in, padded n_out]
-  std::vector<T> transposed;  // [n_out, padded n_in]
-  std::vector<T> bias;        // [padded n_out]
+  int n_in, n_out;              // unpadded
+  AlignedVector<T> weights;     // [n_in, padded n_out]
+  AlignedVector<T> transposed;  // [n_out, padded n_in]
+  AlignedVector<T> bias;        // [padded n_out]
 };
 
 template <class T>
@@ -30,32 +31,32 @@ struct EngineParameters {
   DensityOptions<T> density;
   int l_max = 0, n_inputs = 0, n_channels = 0, n_nodes = 0;
   int input_row = 0, channel_row = 0;  // padded n_inputs, n_channels
-  std::vector<T> mixing;               // [S, l_max+1, n_inputs, channel_row]
-  std::vector<T> mixing_transposed;    // [S, l_max+1, channel_row, input_row]
+  AlignedVector<T> mixing;             // [S, l_max+1, n_inputs, channel_row]
+  AlignedVector<T> mixing_transposed;  // [S, l_max+1, channel_row, input_row]
   std::vector<TreeNode> tree;
   std::vector<int32_t> roots;
-  std::vector<T> product;             // [S, n_nodes, channel_row]
-  std::vector<T> linear;              // [channel_row] linear readout of the product
+  AlignedVector<T> product;           // [S, n_nodes, channel_row]
+  AlignedVector<T> linear;            // [channel_row] linear readout of the product
   std::vector<DenseLayer<T>> layers;  // of the MLP readout; may be empty
-  std::vector<T> radial_table;
+  AlignedVector<T> radial_table;
   T scale = 0;
   std::vector<double> atomic_energy;  // [S] E0 + shift
   bool has_repulsion = false;
   Repulsion repulsion{0, 0};
-  std::vector<T> repulsion_strength;  // [S, S]
-  std::vector<T> inverse_screening;   // [S, S]
+  AlignedVector<T> repulsion_strength;  // [S, S]
+  AlignedVector<T> inverse_screening;   // [S, S]
 };
 
 /// Working arrays of one thread.
 template <class T>
 struct EngineScratch {
-  std::vector<T> vectors, gradients;       // [edges, 3]
-  std::vector<int64_t> species;            // [edges]
-  std::vector<int32_t> neighbors;          // [edges]
-  std::vector<T> phi, dphi;                // [n_inputs, padded LM]
-  std::vector<T> A, dA;                    // [LM, channel_row]
-  std::vector<T> B, dB;                    // [channel_row]
-  std::vector<T> hidden, slopes, adjoint;  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
+  AlignedVector<T> vectors, gradients;       // [edges, 3]
+  std::vector<int64_t> species;              // [edges]
+  std::vector<int32_t> neighbors;            // [edges]
+  AlignedVector<T> phi, dphi;                // [n_inputs, padded LM]
+  AlignedVector<T> A, dA;                    // [LM, channel_row]
+  AlignedVector<T> B, dB;                    // [channel_row]
+  AlignedVector<T> hidden, slopes, adjoint;  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
 
   EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
 };

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from typing import Annotated, Any
 
 import typer
 
-PACKAGES = ("tesseral", "torch", "numpy", "ase", "vesin", "mace-torch")
+PACKAGES = ("tesseral", "torch", "numpy", "ase", "vesin", "lammps", "mace-torch")
+#: cubic cells per direction: of the system that is timed, and of those in LAMMPS up to --cells
+CELLS, LAMMPS_CELLS = 5, (5, 10, 20, 30)
 
 
 def bench(
     train: Annotated[bool, typer.Option("--train", help="Time optimisation steps instead.")] = False,
-    cells: Annotated[int, typer.Option(min=1, max=30, help="Cubic cells of 8 atoms per direction.")] = 5,
+    lammps: Annotated[bool, typer.Option("--lammps", help="Time the LAMMPS pair style instead.")] = False,
+    memory: Annotated[
+        int | None,
+        typer.Option(min=20, metavar="STEPS", help="Follow the memory of LAMMPS over so many steps instead."),
+    ] = None,
+    style: Annotated[str, typer.Option(help="Pair style of --memory: tesseral or tesseral/torch.")] = "tesseral",
+    cells: Annotated[
+        int | None,
+        typer.Option(min=1, max=30, help="Cubic cells of 8 atoms per direction (5; with --lammps up to 30)."),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=7, help="Timed calls; the median is shown.")] = 15,
     peers: Annotated[bool, typer.Option(help="Also time other codes that are installed.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
@@ -20,24 +33,80 @@ def bench(
     """Time energies, forces and stress of rattled silicon on one core, in microseconds per atom.
 
     With --train: one optimisation step, compiled kernel beside the plain-PyTorch reference.
+    With --lammps: the pair style beside the bare engine, by size, on two ranks, and beside other codes.
+    With --memory: the resident memory of LAMMPS in the course of a simulation of 216 atoms.
     """
     from tesseral.benchmarks.timing import processor, versions
 
+    if train + lammps + (memory is not None) > 1:
+        raise typer.BadParameter("choose one of --train, --lammps and --memory")
     report: dict[str, Any] = {"processor": processor(), "versions": versions(PACKAGES), "unit": "us/atom"}
     if train:
         from tesseral.benchmarks.training import measure_training
 
         report["training"] = measure_training(repeats=repeats)
+    elif lammps:
+        report.update(_measure_lammps(cells or LAMMPS_CELLS[-1], repeats, peers))
+    elif memory is not None:
+        report["memory"] = _measure_memory(memory, style)
     else:
         from tesseral.benchmarks.inference import measure_inference
         from tesseral.benchmarks.peers import measure_mace
 
-        report["inference"] = measure_inference(cells, repeats)
-        report["mace_torch"] = measure_mace(cells) if peers else {"skipped": "--no-peers"}
+        report["inference"] = measure_inference(cells or CELLS, repeats)
+        report["mace_torch"] = measure_mace(cells or CELLS) if peers else {"skipped": "--no-peers"}
     if as_json:
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     else:
         _print(report)
+
+
+def _measure_lammps(cells: int, repeats: int, peers: bool) -> dict[str, Any]:
+    """Everything about the pair style: ``lammps`` and ``mace_torch``."""
+    from tesseral.benchmarks.lammps import measure_ranks, measure_sizes, measure_snap
+    from tesseral.benchmarks.lammps_engine import measure_engine
+    from tesseral.benchmarks.peers import measure_mace
+    from tesseral.calculator.lammps_process import lammps_missing
+
+    reason = lammps_missing()
+    if reason is not None:
+        raise FileNotFoundError(reason)
+    sizes = (*(n for n in LAMMPS_CELLS if n < cells), cells)
+    middle, rounds = sizes[:2][-1], max(1, repeats // 5)
+    result: dict[str, Any] = {"load": [os.getloadavg()[0]]}
+    with _progress() as progress:
+
+        def start(name: str, total: int) -> functools.partial[None]:
+            return functools.partial(progress.advance, progress.add_task(name, total=total))
+
+        result["engine"] = measure_engine(sizes[:2], repeats, start("beside the bare engine", 6 * len(sizes[:2])))
+        result["sizes"] = measure_sizes(sizes, rounds, start("sizes", rounds * len(sizes)))
+        result["ranks"] = measure_ranks(middle, repeats // 3, start("one and two ranks", repeats // 3))
+        result["snap"] = mace = {"skipped": "--no-peers"}
+        if peers:
+            result["snap"] = measure_snap(middle, rounds, start("beside SNAP", 2 * rounds))
+            advance = start("mace-torch", 1)
+            mace = measure_mace(min(cells, CELLS), 3)
+            advance()
+    result["load"].append(os.getloadavg()[0])
+    return {"lammps": result, "mace_torch": mace}
+
+
+def _measure_memory(steps: int, style: str) -> dict[str, Any]:
+    from tesseral.benchmarks.lammps import SAMPLES, measure_memory
+
+    with _progress() as progress:
+        task = progress.add_task(f"pair_style {style}", total=SAMPLES)
+        return measure_memory(steps, style=style, advance=functools.partial(progress.advance, task))
+
+
+def _progress() -> Any:
+    """A bar for each part, on stderr so that the report stays apart."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -48,6 +117,11 @@ def _print(report: dict[str, Any]) -> None:
     console = Console()
     if "training" in report:
         console.print(_training_table(report["training"]))
+    elif "lammps" in report:
+        for table in _lammps_tables(report["lammps"], report["mace_torch"]):
+            console.print(table)
+    elif "memory" in report:
+        console.print(_memory_table(report["memory"]))
     else:
         inference = report["inference"]
         typer.echo(
@@ -80,4 +154,72 @@ def _training_table(training: dict[str, Any]) -> Any:
     table.add_row("compiled kernel, float32", f"{training['compiled']:.1f}")
     table.add_row("plain PyTorch (reference), float32", f"{training['reference']:.1f}")
     table.add_row("ratio", f"{training['ratio']:.1f}")
+    return table
+
+
+def _lammps_tables(lammps: dict[str, Any], mace: dict[str, Any]) -> list[Any]:
+    from rich.table import Table
+
+    engine = Table("atoms", "precision", "virial", "pair style\nµs/atom", "bare engine\nµs/atom", "ratio")
+    for case in lammps["engine"]:
+        engine.add_row(
+            f"{case['n_atoms']:,}",
+            case["dtype"],
+            "each step" if case["virial"] else "in the engine only",
+            f"{case['pair']:.2f}",
+            f"{case['engine']:.2f}",
+            f"{case['ratio']:.3f}",
+        )
+    sizes = Table("atoms, mixed", "step\nµs/atom", "pair style\nµs/atom", "lists\nµs/atom", "relative", "memory\nMB")
+    for system in lammps["sizes"]["systems"]:
+        sizes.add_row(
+            f"{system['n_atoms']:,}",
+            *(f"{system[key]:.2f}" for key in ("step", "pair", "neighbor_list", "relative")),
+            "unknown" if system["resident_mb"] is None else f"{system['resident_mb']:.0f}",
+        )
+    return [engine, sizes, _codes_table(lammps, mace), *_lammps_notes(lammps, mace)]
+
+
+def _codes_table(lammps: dict[str, Any], mace: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("step", "atoms", "µs/atom", "factor")
+    ranks, snap = lammps["ranks"], lammps["snap"]
+    if "speedup" in ranks:
+        table.add_row("one rank", f"{ranks['n_atoms']:,}", f"{ranks['one']:.2f}", "")
+        table.add_row(
+            "two ranks", f"{ranks['n_atoms']:,}", f"{ranks['two']:.2f}", f"{ranks['speedup']:.2f} times as fast"
+        )
+    if "factor" in snap:
+        table.add_row("atoms held, tesseral", f"{snap['n_atoms']:,}", f"{snap['tesseral']:.2f}", "")
+        factor = f"{snap['factor']:.1f} times as long"
+        table.add_row("atoms held, snap twojmax 8", f"{snap['n_atoms']:,}", f"{snap['snap']:.1f}", factor)
+    if "us_per_atom" in mace:
+        own = lammps["sizes"]["systems"][0]["step"]
+        factor = f"{mace['us_per_atom'] / own:.0f} times as long"
+        table.add_row(
+            "mace-torch 128x0e, float32, list given", f"{mace['n_atoms']:,}", f"{mace['us_per_atom']:.0f}", factor
+        )
+    return table
+
+
+def _lammps_notes(lammps: dict[str, Any], mace: dict[str, Any]) -> list[str]:
+    """Lines below the tables."""
+    sizes, load = lammps["sizes"], lammps["load"]
+    notes = [f"cost per atom varies by {100 * sizes['spread']:.0f} % with size; load {load[0]:.1f} to {load[1]:.1f}"]
+    if sizes["bytes_per_atom"] is not None:
+        notes.append(f"memory: {sizes['base_mb']:.0f} MB and {sizes['bytes_per_atom']:.0f} bytes per atom")
+    for name, result in (("two ranks", lammps["ranks"]), ("snap", lammps["snap"]), ("mace-torch 128x0e", mace)):
+        if "skipped" in result:
+            notes.append(f"{name}: skipped, {result['skipped']}")
+    return notes
+
+
+def _memory_table(memory: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    title = f"pair_style {memory['style']}, {memory['n_atoms']} atoms, {memory['rebuilds']} neighbour lists"
+    table = Table("step", "resident memory, MB", title=title)
+    for step, resident in zip(memory["steps"], memory["resident_mb"], strict=True):
+        table.add_row(f"{step:,}", f"{resident:.2f}")
     return table
