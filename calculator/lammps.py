@@ -7,6 +7,7 @@ checked. Molecular dynamics belongs in LAMMPS input decks.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,16 +79,17 @@ def evaluate_in_lammps(
     if processors is not None:
         settings.append("processors {} {} {}".format(*processors))
     pair_style = f"pair_style {style} precision {dtype} threads {threads}"
-    path = resolve_model(model).resolve()
+    path = resolve_model(model)
     with tempfile.TemporaryDirectory(prefix="tesseral-lammps-") as name:
         folder = Path(name)
+        shutil.copyfile(path, folder / "model.pt")  # LAMMPS reads no path with letters beyond ASCII
         deck: list[str] = []
         for index, (atoms, box) in enumerate(zip(structures, boxes, strict=True)):
             elements, types = np.unique(atoms.get_chemical_symbols(), return_inverse=True)
             data = box.data_file(types + 1, [1.0] * len(elements), UNITS[units].length)
             (folder / f"{index}.data").write_text(data, encoding="utf-8")
             deck += ["clear", f"units {units}", f"boundary {box.boundary}", *settings, f"read_data {index}.data"]
-            deck += [pair_style, f'pair_coeff * * "{path}" {" ".join(elements)}', *_measurement(index)]
+            deck += [pair_style, f"pair_coeff * * model.pt {' '.join(elements)}", *_measurement(index)]
         run_lammps("\n".join(deck) + "\n", folder, ranks=ranks, timeout=timeout)
         return [
             _results(folder, index, atoms, box, UNITS[units])

@@ -84,7 +84,7 @@ def run_lammps(
         overdue.set()
         _stop(process)
 
-    timer = threading.Timer(timeout or math.inf, stop_overdue)
+    timer = threading.Timer(0.0 if timeout is None else timeout, stop_overdue)
     if timeout is not None:
         timer.start()
     try:

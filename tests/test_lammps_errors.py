@@ -100,9 +100,7 @@ def test_positions_that_are_not_numbers_stop_the_run(folder):
     refused(folder, "pair_style tesseral\n" + GOOD + thrown, "is not finite on step [1-5]: check for", ranks=2)
 
 
-def test_bonded_neighbours_must_not_be_left_out(folder):
-    topology = (
-        """
+BONDED = """
 units metal
 atom_style full
 region box block 0 9 0 9 0 9
@@ -113,13 +111,39 @@ mass * 20
 bond_style harmonic
 bond_coeff 1 0.0 1.6
 create_bonds single/bond 1 1 2
-pair_style tesseral precision float64
 """
-        + GOOD
-    )
-    with pytest.raises(LammpsError, match="left out of the neighbour list by special_bonds"):
-        run_lammps(topology + "run 0\n", folder, timeout=60)
-    assert "Loop time" in run_lammps(topology + "special_bonds lj/coul 1 1 1\nrun 0\n", folder, timeout=60)
+
+
+@pytest.mark.parametrize("deleted", ["", "delete_bonds all bond 1 remove\n"], ids=["bonds", "bonds removed"])
+def test_bonded_neighbours_must_not_be_left_out(folder, deleted):
+    """Removed bonds leave their mark in LAMMPS' lists of special neighbours."""
+    deck = BONDED + "pair_style tesseral precision float64\n" + GOOD + deleted
+    match = "the bonded atoms with IDs [12] and [12] are left out of the neighbour list by special_bonds"
+    with pytest.raises(LammpsError, match=match):
+        run_lammps(deck + "run 0\n", folder, ranks=2, timeout=60)
+    assert "Loop time" in run_lammps(deck + "special_bonds lj/coul 1 1 1\nrun 0\n", folder, timeout=60)
+    assert "Loop time" in run_lammps(deck.replace("O Si", "O NULL") + "run 0\n", folder, timeout=60)
+
+
+def test_hybrid_must_leave_the_model_all_its_pairs(folder):
+    styles = "pair_style hybrid tesseral lj/cut 3.0\npair_coeff * * tesseral random.pt O Si\n"
+    refused(folder, styles + "pair_coeff 1 2 lj/cut 0.1 2.0\nrun 0\n", "gave the atom types 1 2 to another style")
+
+
+@pytest.mark.parametrize("style", ["tesseral", "tesseral/torch"])
+@pytest.mark.parametrize("distance", [1e-8, 0.09])
+def test_atoms_nearly_on_top_of_each_other_stop_the_run(folder, style, distance):
+    box = "units metal\nregion b block 0 9 0 9 0 9\ncreate_box 2 b\nmass * 20\ncreate_atoms 1 single 4 4 4\n"
+    commands = f"create_atoms 2 single 4 4 {4 + distance:.10f}\npair_style {style}\n{GOOD}run 0\n"
+    with pytest.raises(LammpsError, match="check for atoms on top of each other"):
+        run_lammps(box + commands, folder, timeout=60)
+
+
+def test_a_folder_is_no_model_and_no_obstacle(folder):
+    (folder / "silicon").mkdir(exist_ok=True)
+    deck = crystal() + "pair_style tesseral\npair_coeff * * silicon Si Si\nrun 0\n"
+    assert "Loop time" in run_lammps(deck, folder, timeout=60)
+    refused(folder, "pair_style tesseral\npair_coeff * * /tmp O Si\n", "there is no model file '/tmp'")
 
 
 @pytest.mark.parametrize("exclusion", ["type 1 2", "group held held", "group held all"])

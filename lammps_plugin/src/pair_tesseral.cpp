@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <new>
 
 #include "atom.h"
@@ -30,6 +31,9 @@ const std::vector<std::string> precisions = {"float64", "float32", "mixed"};
 
 /// The per-atom energy, which every model has.
 const char* const energy_column = "energy";
+
+/// LAMMPS' index of the group `all`.
+constexpr int all_atoms = 0;
 
 std::string quoted(const std::string& word) {
   return "'" + word + "'";
@@ -115,7 +119,10 @@ void PairTesseralBase::coeff(int narg, char** arg) {
   if (units_.energy == 0) {
     fail("units " + std::string(update->unit_style) + " have no eV: use units metal, real, si or electron");
   }
+  model_.reset();
+  if (allocated) clear_flags();
   path_ = utils::get_potential_file_path(arg[2]);
+  if (!std::filesystem::is_regular_file(path_)) path_.clear();
   const auto shipped = tesseral::shipped_models();
   if (path_.empty() && std::find(shipped.begin(), shipped.end(), arg[2]) != shipped.end()) {
     path_ = tesseral::shipped_path(arg[2]);
@@ -196,31 +203,9 @@ void PairTesseralBase::print_summary() const {
 void PairTesseralBase::init_style() {
   if (!force->newton_pair) fail("newton pair on is required: write `newton on` before the simulation box is created");
   if (units_.energy != tesseral::units_of(update->unit_style).energy) fail("the units changed: repeat pair_coeff");
-  for (int k = 1; k <= 3; ++k) {
-    if (atom->molecular != Atom::ATOMIC && atom->nbonds > 0 && force->special_lj[k] == 0 && force->special_coul[k] == 0) {
-      fail(
-          "bonded atoms are left out of the neighbour list by special_bonds, but the model needs all neighbours: write "
-          "`special_bonds lj/coul 1 1 1`");
-    }
-  }
   check_exclusions();
+  pairs_.clear();
   neighbor->add_request(this, NeighConst::REQ_FULL);
-}
-
-/// `neigh_modify exclude` must not take away neighbours that the model needs.
-void PairTesseralBase::check_exclusions() {
-  bool excluded = false;
-  for (int n = 0; n < neighbor->nex_type; ++n) excluded |= in_model(neighbor->ex1_type[n], neighbor->ex2_type[n]);
-  for (int n = 0; n < neighbor->nex_group; ++n) {
-    const bool first = any_in_model(neighbor->ex1_group[n]), second = any_in_model(neighbor->ex2_group[n]);
-    excluded |= first && second;
-  }
-  for (int n = 0; n < neighbor->nex_mol; ++n) excluded |= any_in_model(neighbor->ex_mol_group[n]);
-  if (excluded) {
-    fail(
-        "neigh_modify exclude takes neighbours away from atoms of the model, which would give wrong forces: remove it, and "
-        "hold atoms with fix setforce or by leaving them out of the integration");
-  }
 }
 
 /// Whether atoms of both types are in the model.
@@ -229,22 +214,15 @@ bool PairTesseralBase::in_model(int type_i, int type_j) const {
          species_of_type_[static_cast<std::size_t>(type_j)] != EngineInput::absent;
 }
 
-/// Whether atoms of a group on any rank are in the model.
-bool PairTesseralBase::any_in_model(int group_index) const {
-  int mine = 0, anywhere = 0;
-  for (int i = 0; i < atom->nlocal; ++i) {
-    if ((atom->mask[i] & group->bitmask[group_index]) && in_model(atom->type[i], atom->type[i])) mine = 1;
-  }
-  MPI_Allreduce(&mine, &anywhere, 1, MPI_INT, MPI_MAX, world);
-  return anywhere;
-}
-
+/// Called for the pairs of types that are this style's.
 double PairTesseralBase::init_one(int i, int j) {
+  pairs_.insert({std::min(i, j), std::max(i, j)});
   return in_model(i, j) ? model_->cutoff() * units_.length : 0.0;
 }
 
 void PairTesseralBase::compute(int eflag, int vflag) {
   ev_init(eflag, vflag);
+  if (neighbor->ago == 0) check_special_neighbors();
   const EngineInput input = gather();
   const EngineOutput output = prepare(input);
   evaluate(input, output);
@@ -265,6 +243,7 @@ EngineInput PairTesseralBase::gather() {
   rows_.assign(static_cast<std::size_t>(n_local), {});
   species_.resize(n);
   for (std::size_t i = 0; i < n; ++i) species_[i] = species_of_type_[static_cast<std::size_t>(atom->type[i])];
+  leave_out_excluded_atoms();
   for (int ii = 0; ii < list->inum; ++ii) {
     const int i = list->ilist[ii];
     rows_[static_cast<std::size_t>(i)] = {list->firstneigh[i], nullptr, list->numneigh[i]};
@@ -281,6 +260,20 @@ EngineInput PairTesseralBase::gather() {
           .species = species_.data(),
           .rows = rows_.data(),
           .index_bits = NEIGHMASK};
+}
+
+/// Atoms that are excluded against all others are not there: fix gcmc takes out atoms in that way to try deletions.
+void PairTesseralBase::leave_out_excluded_atoms() {
+  int bits = 0;
+  for (int n = 0; n < neighbor->nex_group; ++n) {
+    const int one = neighbor->ex1_group[n], other = neighbor->ex2_group[n];
+    if (one == all_atoms && other != all_atoms) bits |= group->bitmask[other];
+    if (other == all_atoms && one != all_atoms) bits |= group->bitmask[one];
+  }
+  if (bits == 0) return;
+  for (std::size_t i = 0; i < species_.size(); ++i) {
+    if (atom->mask[i] & bits) species_[i] = EngineInput::absent;
+  }
 }
 
 /// Room for the results that this step asks for.
@@ -300,7 +293,6 @@ EngineOutput PairTesseralBase::prepare(const EngineInput& input) {
   const auto& names = model_->atom_columns();
   column_pointers_.assign(names.size(), nullptr);
   for (auto& [name, column] : columns_) {
-    if (column.has_trigger && !column.trigger) continue;
     column.values.resize(std::max<std::size_t>(n_centers, 1));
     const auto found = std::find(names.begin(), names.end(), name);
     if (found != names.end()) column_pointers_[static_cast<std::size_t>(found - names.begin())] = column.values.data();
@@ -335,7 +327,7 @@ void PairTesseralBase::add_energies(int n_local) {
     if (eflag_atom) eatom[i] += energy;
   }
   const auto found = columns_.find(energy_column);
-  if (found == columns_.end() || (found->second.has_trigger && !found->second.trigger)) return;
+  if (found == columns_.end()) return;
   for (int i = 0; i < n_local; ++i) {
     found->second.values[static_cast<std::size_t>(i)] = units_.energy * energies_[static_cast<std::size_t>(i)];
   }
@@ -371,7 +363,8 @@ std::vector<std::string> PairTesseralBase::column_names() const {
   return names;
 }
 
-/// The trigger NAME_flag of a column, for fix pair.
+/// The trigger NAME_flag of a column, for fix pair. Columns that are read once are filled on every step, which costs
+/// nothing; then readers with and without a trigger all find the present values.
 void* PairTesseralBase::extract(const char* name, int& dimension) {
   const std::string word = name, ending = "_flag";
   if (word.size() <= ending.size() || word.substr(word.size() - ending.size()) != ending) return nullptr;
@@ -379,7 +372,6 @@ void* PairTesseralBase::extract(const char* name, int& dimension) {
   const auto names = column_names();
   if (std::find(names.begin(), names.end(), column) == names.end()) return nullptr;
   dimension = 0;
-  columns_[column].has_trigger = true;
   return &columns_[column].trigger;
 }
 
@@ -390,8 +382,9 @@ void* PairTesseralBase::extract_peratom(const char* name, int& n_columns) {
     fail("there is no per-atom output " + quoted(name) + tesseral::nearest(name, names) +
          (model_ ? "" : "; is pair_coeff missing?"));
   }
+  // never null, which fix pair takes for an unknown name, and never shorter than what it reads
   std::vector<double>& values = columns_[name].values;
-  values.resize(std::max<std::size_t>(values.size(), 1));  // never null: fix pair takes that for an unknown name
+  values.resize(static_cast<std::size_t>(std::max(atom->nlocal, 1)));
   return values.data();
 }
 

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model.hpp"
@@ -22,6 +24,7 @@ class PairTesseralBase : public Pair {
   void settings(int narg, char** arg) override;
   void coeff(int narg, char** arg) override;
   void init_style() override;
+  void init_list(int id, NeighList* ptr) override;
   double init_one(int i, int j) override;
   void compute(int eflag, int vflag) override;
   void* extract(const char* name, int& dimension) override;
@@ -35,8 +38,7 @@ class PairTesseralBase : public Pair {
   /// A per-atom number that `fix pair` reads.
   struct Column {
     std::vector<double> values;  // [nlocal]
-    int trigger = 0;             // set by fix pair before the steps on which it reads
-    bool has_trigger = false;
+    int trigger = 0;             // fix pair sets it before the steps on which it reads
   };
 
   const std::string style_;
@@ -45,6 +47,7 @@ class PairTesseralBase : public Pair {
   std::string path_;
   tesseral::Units units_;
   std::vector<int32_t> species_of_type_;  // [ntypes+1]
+  std::set<std::pair<int, int>> pairs_;   // of types that LAMMPS gave to this style
   std::map<std::string, Column> columns_;
 
   // working arrays, kept between steps
@@ -60,6 +63,9 @@ class PairTesseralBase : public Pair {
   bool in_model(int type_i, int type_j) const;
   bool any_in_model(int group_index) const;
   void check_exclusions();
+  void check_pairs();
+  void check_special_neighbors();
+  void leave_out_excluded_atoms();
   void map_types(int n_names, char** names);
   void print_summary() const;
   std::vector<std::string> column_names() const;

@@ -24,14 +24,32 @@ std::string reason(const std::exception& problem) {
   return text.substr(text.find_last_of('\n') + 1);
 }
 
+/// This model's settings of torch while it runs; a Python program around LAMMPS keeps its own.
+class Settings {
+ public:
+  explicit Settings(int threads) : optimize_(torch::jit::getGraphExecutorOptimize()), threads_(at::get_num_threads()) {
+    // Atoms come and go: a program specialised to their number would be compiled again and again.
+    torch::jit::setGraphExecutorOptimize(false);
+    if (threads_ != threads) at::set_num_threads(threads);
+  }
+  ~Settings() {
+    torch::jit::setGraphExecutorOptimize(optimize_);
+    if (threads_ != at::get_num_threads()) at::set_num_threads(threads_);
+  }
+  Settings(const Settings&) = delete;
+  Settings& operator=(const Settings&) = delete;
+
+ private:
+  bool optimize_;
+  int threads_;
+};
+
 /// Runs forward(vectors [E, 3], centers [E], neighbors [E], species [N]) -> (energies [N], gradients [E, 3][, columns]).
 class TorchModel : public Model {
  public:
   TorchModel(const std::string& path, const ModelOptions& options)
-      : dtype_(options.precision == "float64" ? torch::kFloat64 : torch::kFloat32) {
-    // Atoms come and go: a program specialised to their number would be compiled again and again.
-    torch::jit::setGraphExecutorOptimize(false);
-    at::set_num_threads(options.threads);
+      : dtype_(options.precision == "float64" ? torch::kFloat64 : torch::kFloat32), threads_(options.threads) {
+    const Settings settings(threads_);
     torch::jit::ExtraFilesMap files{{metadata_file, ""}};
     try {
       program_ = torch::jit::load(path, torch::kCPU, files);
@@ -52,6 +70,7 @@ class TorchModel : public Model {
   std::string backend() const override { return std::string("TorchScript, libtorch ") + TORCH_VERSION; }
 
   void compute(const EngineInput& input, const EngineOutput& output) override {
+    const Settings settings(threads_);
     gather(input);
     Results results;
     try {
@@ -76,6 +95,7 @@ class TorchModel : public Model {
   };
 
   torch::Dtype dtype_;
+  int threads_;
   torch::jit::Module program_;
   std::string metadata_;
   std::vector<std::string> species_, columns_;
@@ -154,7 +174,9 @@ class TorchModel : public Model {
           r[axis] =
               input.positions[3 * j + axis] - input.positions[3 * i + axis] + (row.shifts ? row.shifts[3 * e + axis] : 0.0);
         }
-        if (r[0] * r[0] + r[1] * r[1] + r[2] * r[2] >= cutoff2) continue;
+        const double distance2 = r[0] * r[0] + r[1] * r[1] + r[2] * r[2];
+        if (distance2 >= cutoff2) continue;
+        if (distance2 < shortest_distance * shortest_distance) throw NonFiniteResult("energy", i);
         vectors_.insert(vectors_.end(), r, r + 3);
         centers_.push_back(i);
         neighbors_.push_back(j < n_centers ? j : n_centers + input.species[j]);

@@ -12,6 +12,9 @@ namespace tesseral {
 /// mixed: float32 arithmetic within an atom, float64 sums over atoms and edges.
 enum class Precision { float32, mixed, float64 };
 
+/// Å; atoms that are closer are on top of each other, and there is no energy.
+constexpr double shortest_distance = 0.1;
+
 /// The neighbours of one center.
 struct NeighborRow {
   const int32_t* neighbors = nullptr;  // [count] atom index, maybe with other bits; edges beyond the cutoff are ignored
@@ -42,7 +45,7 @@ struct EngineOutput {
   double* const* columns = nullptr;    // one [n_centers] or null for each of Engine::atom_columns(), or null
 };
 
-/// An energy or a force that is no finite number.
+/// An energy or a force that is no finite number, or atoms closer than `shortest_distance`.
 struct __attribute__((visibility("default"))) NonFiniteResult : std::runtime_error {
   std::string quantity;
   int64_t atom;

@@ -3,6 +3,7 @@
 #include "tesseral/engine_atoms.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "tesseral/density.hpp"
 #include "tesseral/mix.hpp"
@@ -74,6 +75,7 @@ class AtomLoop {
   const EngineSums<Sum>& sums_;
   int harmonic_row_;
   MixSizes sizes_;
+  bool on_top_ = false;  // the present atom has a neighbour closer than shortest_distance
 
   void skip(int64_t i) {
     sums_.energies[i] = 0;
@@ -130,7 +132,7 @@ class AtomLoop {
 
     double total = p_.atomic_energy[static_cast<std::size_t>(z)] + static_cast<double>(p_.scale * energy);
     if (p_.has_repulsion) total += add_repulsion(z, first[1]);
-    sums_.energies[i] = total;
+    sums_.energies[i] = on_top_ ? std::numeric_limits<double>::quiet_NaN() : total;
     add_forces(i, first[1]);
   }
 
@@ -140,6 +142,7 @@ class AtomLoop {
     const double* ri = input_.positions + 3 * i;
     const NeighborRow& neighbors = input_.rows[i];
     int64_t count = 0;
+    double least2 = cutoff2;
     for (int32_t e = 0; e < neighbors.count; ++e) {
       const int32_t j = neighbors.first_atom + (neighbors.neighbors[e] & input_.index_bits);
       const double* rj = input_.positions + 3 * static_cast<int64_t>(j);
@@ -152,8 +155,12 @@ class AtomLoop {
       work_.species[n] = input_.species[j];
       work_.neighbors[n] = j;
       // a distance that is not a number stays in, so that it shows in the results
-      count += input_.species[j] != EngineInput::absent && !(d[0] * d[0] + d[1] * d[1] + d[2] * d[2] >= cutoff2);
+      const double distance2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
+      const bool taken = input_.species[j] != EngineInput::absent && !(distance2 >= cutoff2);
+      if (taken) least2 = std::min(least2, distance2);
+      count += taken;
     }
+    on_top_ = least2 < shortest_distance * shortest_distance;
     return count;
   }
 
