@@ -234,16 +234,34 @@ class VerletList:
         old_positions, old_cell, old_periodic = self._build
         if positions.shape != old_positions.shape or not np.array_equal(periodic, old_periodic):
             return False
-        shrinking = 1.0
-        if periodic.any() and not np.array_equal(cell[periodic], old_cell[periodic]):
-            if not periodic.all():
-                return False
-            deformation = np.linalg.solve(old_cell, cell)  # rows: cell = old_cell @ deformation
-            shrinking = float(np.linalg.norm(np.linalg.inv(deformation), ord=2))
-            old_positions = old_positions @ deformation
-        moved = positions - old_positions
+        strain = strain_since(old_cell, cell, periodic)
+        if strain is None:
+            return False
+        deformation, shrinking = strain
+        moved = positions - (old_positions if deformation is None else old_positions @ deformation)
         largest = math.sqrt(np.einsum("ij,ij->i", moved, moved).max(initial=0.0))
         return shrinking * (self.cutoff + 2 * largest) <= self.cutoff + self.skin
+
+
+def strain_since(
+    old_cell: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64] | None, float] | None:
+    """How a cell has been deformed since a list was built.
+
+    Args:
+        old_cell, cell: [3, 3], lattice vectors as rows.
+        periodic: [3], which directions are periodic.
+
+    Returns:
+        F [3, 3] with cell = old_cell @ F (None for an unchanged cell) and the spectral norm of its inverse, by which
+        distances have shrunk at most; or None for a changed cell that is not periodic in three directions.
+    """
+    if np.array_equal(cell[periodic], old_cell[periodic]):
+        return None, 1.0
+    if not periodic.all():
+        return None
+    deformation = np.asarray(np.linalg.solve(old_cell, cell), dtype=np.float64)
+    return deformation, float(np.linalg.norm(np.linalg.inv(deformation), ord=2))
 
 
 def cartesian_shifts(

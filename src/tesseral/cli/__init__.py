@@ -27,6 +27,7 @@ COMMANDS = {
         "verify",
         "Check that every way into a model gives the same, correct numbers.",
     ),
+    "ipi-driver": ("tesseral.cli.ipi_driver", "ipi_driver", "Where the driver for i-PI is."),
     "bench": ("tesseral.cli.bench", "bench", "Speed on this machine, beside other codes where installed."),
 }
 #: errors that are the user's to mend: one line without a traceback
