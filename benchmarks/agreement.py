@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tesseral.calculator import TesseralCalculator
 from tesseral.calculator.lammps_box import LammpsBox
 from tesseral.calculator.lammps_process import run_lammps
-from tesseral.cli.demo_engines import set_thermal_momenta
+from tesseral.cli.demo_simulation import set_thermal_momenta
 
 MODEL = "silicon"
 LIQUID, SOLID = 2500.0, 1000.0  # K

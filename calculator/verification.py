@@ -18,6 +18,7 @@ from ase.data import atomic_numbers, covalent_radii
 
 from tesseral.calculator.ase_calculator import TesseralCalculator
 from tesseral.calculator.errors import StructureError
+from tesseral.calculator.verification_ipi import ipi_checks
 from tesseral.calculator.verification_lammps import lammps_checks
 from tesseral.calculator.verification_python import python_checks
 from tesseral.calculator.verification_reference import QUANTITIES, Check, Reference, Skipped
@@ -52,6 +53,7 @@ def verify(model: str | os.PathLike[str], structures: Sequence[Atoms] = (), seed
     reference = Reference(calculator, made_up + own)
     yield from python_checks(reference, generator)
     yield from lammps_checks(reference)
+    yield from ipi_checks(reference, generator)
 
 
 def made_up_structures(species: list[str], generator: np.random.Generator) -> list[Atoms]:

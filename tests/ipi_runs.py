@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
-import signal
 import socket
-import subprocess
 import sys
 import time
 import uuid
@@ -19,12 +15,12 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-import tesseral
+from tesseral.calculator import ipi_process
+from tesseral.calculator.ipi_process import DRIVER, LISTENING, RESULTS, driver_command, xyz_frame
 
 needs_ipi = pytest.mark.skipif(importlib.util.find_spec("ipi") is None, reason="i-PI is not installed")
 
 PROGRAMS = Path(sys.executable).parent
-DRIVER = Path(tesseral.__file__).parent / "calculator" / "ipi_driver.py"
 PATIENCE = 60.0  # s; far beyond what anything here takes
 
 INPUT = """
@@ -54,19 +50,7 @@ NPT = """<dynamics mode='npt'><timestep units='femtosecond'>0.5</timestep>
   <thermostat mode='pile_g'><tau units='femtosecond'>20</tau></thermostat></dynamics>"""
 
 #: runs input.xml and saves the last step with all digits
-SERVER = """
-import numpy
-from ipi.engine.simulation import Simulation
-from ipi.utils.softexit import softexit
-simulation = Simulation.load_from_xml(open("input.xml"))
-simulation.run()
-system = simulation.syslist[0]
-forces = system.forces
-extras = forces.extras.get("atomic_energies", [])
-results = dict(f=forces.f, pots=forces.pots, virs=forces.virs, extras=extras)
-numpy.savez("last.npz", q=system.beads.q, h=system.cell.h, **results)
-softexit.trigger(status="success")
-"""
+SERVER = RESULTS.read_text()
 
 
 def write_input(
@@ -76,13 +60,8 @@ def write_input(
     text = INPUT.format(forcefield=forcefield, beads=beads, steps=steps, dynamics=dynamics, trajectory=trajectory)
     (folder / "input.xml").write_text(text)
     h = atoms.cell.array.T if cell is None else cell
-    lines = [
-        str(len(atoms)),
-        f"# CELL{{H}}: {' '.join(map(repr, h.ravel().tolist()))} positions{{angstrom}} cell{{angstrom}}",
-    ]
-    for symbol, position in zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True):
-        lines.append(f"{symbol} {' '.join(map(repr, position))}")
-    (folder / "init.xyz").write_text("\n".join(lines) + "\n")
+    text = xyz_frame(atoms.get_chemical_symbols(), h, atoms.positions, "positions{angstrom}")
+    (folder / "init.xyz").write_text(text)
 
 
 def ffsocket(address: str, *, mode: str = "unix", port: int = 12345, extra: str = "") -> str:
@@ -116,30 +95,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Program:
-    """A process with its output in a file."""
-
-    def __init__(self, command: list[str], folder: Path, log: str) -> None:
-        self.log = folder / log
-        with self.log.open("w") as file:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
-            )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to the process and all that it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+class Program(ipi_process.Program):
+    """A process that is waited for."""
 
     def wait(self) -> int:
         """Exit code."""
@@ -162,24 +119,23 @@ class Runs:
         self._programs: list[Program] = []
 
     def start(self, *command: str | Path, log: str | None = None) -> Program:
-        program = Program([str(word) for word in command], self.folder, log or f"{len(self._programs)}.log")
+        program = Program(command, self.folder, log or f"{len(self._programs)}.log")
         self._programs.append(program)
         return program
 
     def server(self, *command: str | Path) -> Program:
         """i-PI (or another program with its engine), once it listens."""
         server = self.start(*(command or (sys.executable, "-c", SERVER)))
-        server.wait_until(lambda: "Starting the polling thread main loop" in server.output)
+        server.wait_until(lambda: LISTENING in server.output)
         return server
 
     def driver(self, options: str, *connection: str, path: Path = DRIVER) -> Program:
         """i-pi-py_driver with our driver."""
-        return self.start(PROGRAMS / "i-pi-py_driver", "-m", "custom", "-P", path, "-o", options, *connection)
+        return self.start(*driver_command(options, *connection, path=path))
 
     def end(self) -> None:
         for program in self._programs:
-            program.kill()
-            program.process.wait(timeout=PATIENCE)
+            program.end()
 
 
 @pytest.fixture
@@ -195,7 +151,7 @@ def runs(tmp_path) -> Iterator[Runs]:
 def last_step(folder: Path) -> dict[str, np.ndarray]:
     """What SERVER saved: q and f [beads, 3 n_atoms], h [3, 3], pots [beads], virs [beads, 3, 3], extras."""
     with np.load(folder / "last.npz") as saved:
-        return dict(saved)
+        return {name.removesuffix("_0"): array for name, array in saved.items()}
 
 
 def steps_written(folder: Path) -> list[int]:

@@ -14,7 +14,8 @@ from ase.build import bulk
 from typer.testing import CliRunner
 
 from tesseral import cli
-from tesseral.calculator import TesseralCalculator, verification, verification_lammps
+from tesseral.calculator import TesseralCalculator, ipi_process, verification, verification_ipi, verification_lammps
+from tesseral.calculator.ipi_process import IpiError, ipi_missing
 from tesseral.calculator.lammps_process import LammpsError, lammps_missing
 from tesseral.calculator.verification import QUANTITIES, Check, made_up_structures, verify
 from tesseral.calculator.verification_reference import Reference, largest
@@ -30,12 +31,19 @@ IN_PYTHON = [
     "ASE, float32",
 ]
 IN_LAMMPS = ["LAMMPS, 1 rank", "LAMMPS, 2 ranks", "LAMMPS, 3 ranks, some empty", "LAMMPS, tesseral/torch"]
+IN_IPI = ["i-PI, UNIX socket", "i-PI, 4 beads at once"]
+needs_ipi = pytest.mark.skipif(ipi_missing() is not None, reason=str(ipi_missing()))
 needs_lammps = pytest.mark.skipif(lammps_missing(3) is not None, reason=str(lammps_missing(3)))
 
 
 @pytest.fixture
 def no_lammps(monkeypatch) -> None:
     monkeypatch.setattr(verification_lammps, "lammps_missing", lambda ranks=1: "it is not installed")
+
+
+@pytest.fixture
+def no_ipi(monkeypatch) -> None:
+    monkeypatch.setattr(verification_ipi, "ipi_missing", lambda: "it is not there")
 
 
 @pytest.fixture
@@ -50,18 +58,20 @@ def run(*arguments: str | Path, exit_code: int = 0):
     return result
 
 
+@needs_ipi
 @needs_lammps
 def test_a_good_model_passes_every_way_into_it(model):
     report = json.loads(run(model, "--json").stdout)
-    assert [check["name"] for check in report["checks"]] == IN_PYTHON + IN_LAMMPS, "with ranks that have no atoms"
+    assert [check["name"] for check in report["checks"]] == IN_PYTHON + IN_LAMMPS + IN_IPI, "with empty ranks"
     assert all(check["passed"] and not check["error"] for check in report["checks"]) and report["skipped"] == {}
     compared = {check["name"]: tuple(check["differences"]) for check in report["checks"]}
     assert {compared[name] for name in [*IN_LAMMPS, "TorchScript in Python"]} == {QUANTITIES}
     assert compared["finite differences"] == ("forces", "stress")
+    assert {compared[name] for name in IN_IPI} == {QUANTITIES[:4]}
 
 
 @needs_lammps
-def test_parameters_that_do_not_belong_to_the_program_are_found(tmp_path, write_random_model):
+def test_parameters_that_do_not_belong_to_the_program_are_found(tmp_path, write_random_model, no_ipi):
     path = write_random_model(tmp_path / "bad.pt", ["Si"], native_seed=1)
     result = run(path, exit_code=1)
     rows = [line.split() for line in result.output.splitlines() if "pass" in line or "FAIL" in line]
@@ -89,7 +99,7 @@ def test_each_wrong_number_of_lammps_is_found_and_named(model, monkeypatch, quan
 
 
 @needs_lammps
-def test_what_stops_lammps_is_told_and_fails(model, monkeypatch):
+def test_what_stops_lammps_is_told_and_fails(model, monkeypatch, no_ipi):
     def stop(*arguments: object, style: str, **options: object) -> None:
         raise LammpsError(f"LAMMPS stopped: ERROR: no {style} today")
 
@@ -99,29 +109,99 @@ def test_what_stops_lammps_is_told_and_fails(model, monkeypatch):
     assert output.count("FAIL") == 4
 
 
-def test_without_lammps_one_line_says_so_and_the_exit_code_is_that_of_the_other_checks(
-    model, tmp_path, write_random_model, no_lammps
+def test_without_lammps_and_ipi_a_line_says_so_and_the_exit_code_is_that_of_the_other_checks(
+    model, tmp_path, write_random_model, no_lammps, no_ipi
 ):
     output = run(model).output
     assert output.count("pass") == len(IN_PYTHON) and "LAMMPS: skipped, it is not installed" in output
+    assert "i-PI: skipped, it is not there" in output
     report = json.loads(run(model, "--json").stdout)
-    assert report["skipped"] == {"LAMMPS": "it is not installed"}
+    assert report["skipped"] == {"LAMMPS": "it is not installed", "i-PI": "it is not there"}
     run(write_random_model(tmp_path / "bad.pt", ["Si"], native_seed=1), exit_code=1)
 
 
 @needs_lammps
-def test_without_mpirun_one_rank_is_checked(model, monkeypatch):
+def test_without_mpirun_one_rank_is_checked(model, monkeypatch, no_ipi):
     monkeypatch.setattr(verification_lammps, "lammps_missing", lambda ranks=1: "no mpirun" if ranks > 1 else None)
     report = json.loads(run(model, "--json").stdout)
     assert [check["name"] for check in report["checks"][-2:]] == ["LAMMPS, 1 rank", "LAMMPS, tesseral/torch"]
-    assert report["skipped"] == {"LAMMPS, 2 ranks": "no mpirun", "LAMMPS, 3 ranks": "no mpirun"}
+    assert report["skipped"] == {
+        "LAMMPS, 2 ranks": "no mpirun",
+        "LAMMPS, 3 ranks": "no mpirun",
+        "i-PI": "it is not there",
+    }
+
+
+@needs_ipi
+@pytest.mark.parametrize("quantity", QUANTITIES[:4])
+def test_each_wrong_number_of_the_last_bead_in_ipi_is_found_and_named(model, monkeypatch, quantity):
+    in_ase = verification_ipi._in_ase
+
+    def convert_wrongly(last: object, index: int, bead: int, box: object):
+        results = in_ase(last, index, bead, box)
+        return {**results, quantity: results[quantity] * (1.0 + 1e-6 * (bead == 3))}
+
+    monkeypatch.setattr(verification_ipi, "_in_ase", convert_wrongly)
+    _, alone, together = ipi_outcomes(model, n_structures=1)
+    assert [name for name, difference in together.differences.items() if difference > 1e-9] == [quantity]
+    assert alone.passed and not together.passed
+
+
+def ipi_outcomes(model: Path, n_structures: int | None = None) -> list:
+    """The structures, and the checks in i-PI."""
+    generator = np.random.default_rng(0)
+    structures = made_up_structures(["O", "Si"], generator)[:n_structures]
+    reference = Reference(TesseralCalculator(model, dtype="float64", skin=0.0), structures)
+    return [structures, *verification_ipi.ipi_checks(reference, generator)]
+
+
+@needs_ipi
+def test_what_stops_ipi_or_a_driver_is_told_and_fails_and_nothing_is_left(model, tmp_path, monkeypatch):
+    started = []
+
+    class Recorded(ipi_process.Program):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr(ipi_process, "Program", Recorded)
+    monkeypatch.setattr(verification_ipi, "OPTIONS", {**verification_ipi.OPTIONS, "dtype": "float16"})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "files"))
+    (tmp_path / "files").mkdir()
+    _, by_socket, inside = ipi_outcomes(model, n_structures=2)
+    assert not by_socket.passed and not inside.passed and len(started) == 4
+    assert re.match("the driver at kind[01] ended with exit code 1: dtype must be .*float16", by_socket.error)
+    assert re.match("i-PI ended with exit code 1: dtype must be .*float16", inside.error)
+    monkeypatch.setattr(verification_ipi, "PATIENCE", 0.1)
+    monkeypatch.setattr(verification_ipi, "PATIENCE_PER_ATOM", 0.0)
+    for check in ipi_outcomes(model, n_structures=1)[1:]:
+        assert re.match("i-PI did not end within 0.1 s", check.error)
+    assert not any(program.running for program in started)
+    assert list((tmp_path / "files").iterdir()) == []
+
+
+def test_errors_of_ipi_are_shown_below_the_table(model, monkeypatch, no_lammps):
+    def stop(*arguments: object, **options: object) -> None:
+        raise IpiError("i-PI ended with exit code 3: not today")
+
+    monkeypatch.setattr(verification_ipi, "ipi_missing", lambda: None)
+    monkeypatch.setattr(verification_ipi, "run_ipi", stop)
+    output = run(model, exit_code=1).output
+    assert "i-PI, UNIX socket: i-PI ended with exit code 3: not today" in output and output.count("FAIL") == 2
+
+
+def test_only_so_many_drivers_are_started(model, monkeypatch):
+    monkeypatch.setattr(verification_ipi, "MOST_DRIVERS", 2)
+    structures = made_up_structures(["O", "Si"], np.random.default_rng(0))
+    reference = Reference(TesseralCalculator(model, dtype="float64", skin=0.0), structures)
+    assert verification_ipi._few_kinds(reference) == [0, 1, 4]  # the last is a bulk again
 
 
 # --- the user's own structures
 
 
 @pytest.mark.parametrize("arguments, checked", [([], [3]), (["--all-frames"], [2, 3])])
-def test_structures_of_a_file_are_checked_too(model, tmp_path, monkeypatch, no_lammps, arguments, checked):
+def test_structures_of_a_file_are_checked_too(model, tmp_path, monkeypatch, no_lammps, no_ipi, arguments, checked):
     atoms = bulk("Si", cubic=True)
     ase.io.write(tmp_path / "own.traj", [atoms[:2], atoms[:3]])
     seen = []
@@ -137,12 +217,13 @@ def test_structures_of_a_file_are_checked_too(model, tmp_path, monkeypatch, no_l
 
 
 @needs_lammps
-def test_a_structure_goes_through_lammps(model, tmp_path):
+@needs_ipi
+def test_a_structure_goes_through_lammps_and_ipi(model, tmp_path):
     atoms = Atoms("SiO", positions=[[0, 0, 0], [0, 0.4, 1.5]], cell=[9.0, 0, 0], pbc=[True, False, False])
     ase.io.write(tmp_path / "wire.xyz", atoms)
     report = json.loads(run(model, tmp_path / "wire.xyz", "--json").stdout)
     assert all(check["passed"] for check in report["checks"])
-    assert "LAMMPS, 2 ranks" in [check["name"] for check in report["checks"]]
+    assert {"LAMMPS, 2 ranks", *IN_IPI} <= {check["name"] for check in report["checks"]}
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> posi
 }  // namespace
 
 NB_MODULE(_engine, module) {
+  nb::set_leak_warnings(false);  // a host program that ends by an error keeps its engines; that is no leak
   module.doc() = "The native engine: energies, forces and virials of a model file, without torch.";
   nb::class_<Engine>(module, "Engine")
       .def(

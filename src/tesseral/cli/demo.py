@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tesseral.cli.demo_engines import Engine, Run, Simulation
+    from tesseral.cli.demo_simulation import Engine, Run, Simulation
 
 LATTICE_CONSTANT = 5.43  # Å, diamond silicon
 
@@ -51,7 +51,7 @@ def _simulation(
     from ase.build import bulk
 
     from tesseral.calculator.native import NativeModel
-    from tesseral.cli.demo_engines import Simulation, set_thermal_momenta
+    from tesseral.cli.demo_simulation import Simulation, set_thermal_momenta
 
     native = NativeModel(model, dtype, threads)
     atoms = bulk("Si", "diamond", a=LATTICE_CONSTANT, cubic=True) * (repeat, repeat, repeat)

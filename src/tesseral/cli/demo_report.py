@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tesseral.calculator import neighbor_list
-from tesseral.cli.demo_engines import Run, Simulation
+from tesseral.cli.demo_simulation import Run, Simulation
 from tesseral.models.file import write_atomically
 
 #: the first part of a run, in which kinetic and potential energy share out, is left out of averages

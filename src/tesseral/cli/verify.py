@@ -29,8 +29,9 @@ def verify(
     """Check that every way into a model gives the same, correct numbers; exit code 1 if one does not.
 
     Compares the ASE calculator in float64 with TorchScript, with central differences of its energy, with rotated,
-    shifted, wrapped and reordered structures, with the other precisions, and with LAMMPS on one, two and three
-    ranks and through TorchScript, for bulk, slab, wire and cluster made up from the model's elements.
+    shifted, wrapped and reordered structures, with the other precisions, with LAMMPS on one, two and three ranks
+    and through TorchScript, and with i-PI by a socket and with several beads in one call, for bulk, slab, wire and
+    cluster made up from the model's elements.
     """
     from rich.console import Console
 
