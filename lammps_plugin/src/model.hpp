@@ -11,7 +11,6 @@ namespace tesseral {
 struct ModelOptions {
   std::string precision = "mixed";  // float64, float32 or mixed
   int threads = 1;
-  std::string device = "cpu";
 
   Precision arithmetic() const {
     return precision == "float64" ? Precision::float64 : precision == "float32" ? Precision::float32 : Precision::mixed;
