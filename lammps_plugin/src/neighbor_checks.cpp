@@ -1,7 +1,6 @@
 // Checks that LAMMPS' settings leave all neighbours to the model: a many-body energy of part of an environment is wrong, and
 // nothing else would show it.
 #include "atom.h"
-#include "error.h"
 #include "force.h"
 #include "group.h"
 #include "neighbor.h"
@@ -68,8 +67,8 @@ void PairTesseralBase::check_special_neighbors() {
       const int distance = k < atom->nspecial[i][0] ? 1 : k < atom->nspecial[i][1] ? 2 : 3;
       const int j = atom->map(atom->special[i][k]);
       if (flag[distance] == 0 && j >= 0 && in_model(atom->type[j], atom->type[j])) {
-        error->one(FLERR, "pair_style " + style_ + ": the bonded atoms with IDs " + std::to_string(atom->tag[i]) + " and " +
-                              std::to_string(atom->tag[j]) + " are" + remedy);
+        fail_on_this_rank("pair_style " + style_ + ": the bonded atoms with IDs " + std::to_string(atom->tag[i]) + " and " +
+                          std::to_string(atom->tag[j]) + " are" + remedy);
       }
     }
   }

@@ -1,4 +1,4 @@
-// How the two pair styles open a model.
+// How the two pair styles open a model, and what they say of it.
 #include <dlfcn.h>
 
 #include <stdexcept>
@@ -6,6 +6,9 @@
 #include "model_path.hpp"
 #include "native_model.hpp"
 #include "pair_tesseral.hpp"
+#include "tesseral/json.hpp"
+#include "update.h"
+#include "utils.h"
 
 namespace LAMMPS_NS {
 namespace {
@@ -27,6 +30,12 @@ tesseral::OpenModelFunction torch_opener() {
   return reinterpret_cast<tesseral::OpenModelFunction>(function);
 }
 
+/// A text of the metadata, or "not stated".
+std::string text_of(const tesseral::Json& metadata, const std::string& key) {
+  const bool stated = metadata.has(key) && metadata.at(key).kind() == tesseral::Json::Kind::string;
+  return stated && !metadata.at(key).text().empty() ? metadata.at(key).text() : "not stated";
+}
+
 }  // namespace
 
 std::unique_ptr<tesseral::Model> PairTesseral::open(const std::string& path, const tesseral::ModelOptions& options) {
@@ -35,6 +44,24 @@ std::unique_ptr<tesseral::Model> PairTesseral::open(const std::string& path, con
 
 std::unique_ptr<tesseral::Model> PairTesseralTorch::open(const std::string& path, const tesseral::ModelOptions& options) {
   return std::unique_ptr<tesseral::Model>(torch_opener()(path, options));
+}
+
+void PairTesseralBase::print_summary() const {
+  const tesseral::Json metadata = tesseral::Json::parse(model_->metadata());
+  std::string text = "Tesseral model " + path_ + "\n";
+  text += "  reference method: " + text_of(metadata, "reference_method") + "\n";
+  text += "  " + model_->backend() + ", precision " + options_.precision +
+          ", threads per rank: " + std::to_string(options_.threads) + "\n";
+  text += fmt::format("  cutoff: {:g} {} ({:g} Angstrom); 1 eV = {:.10g} in units {}\n", model_->cutoff() * units_.length,
+                      units_.length_name, model_->cutoff(), units_.energy, update->unit_style);
+  for (std::size_t type = 1; type < species_of_type_.size(); ++type) {
+    const int32_t species = species_of_type_[type];
+    text +=
+        "  atom type " + std::to_string(type) + ": " +
+        (species == EngineInput::absent ? "NULL, not in the model" : model_->species()[static_cast<std::size_t>(species)]) +
+        "\n";
+  }
+  utils::logmesg(lmp, text);
 }
 
 }  // namespace LAMMPS_NS

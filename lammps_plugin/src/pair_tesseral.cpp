@@ -1,10 +1,13 @@
 #include "pair_tesseral.hpp"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <filesystem>
 #include <new>
+#include <thread>
 
 #include "atom.h"
 #include "comm.h"
@@ -16,7 +19,6 @@
 #include "model_path.hpp"
 #include "neigh_list.h"
 #include "neighbor.h"
-#include "tesseral/json.hpp"
 #include "update.h"
 #include "utils.h"
 
@@ -39,12 +41,6 @@ std::string quoted(const std::string& word) {
   return "'" + word + "'";
 }
 
-/// A text of the metadata, or "not stated".
-std::string text_of(const tesseral::Json& metadata, const std::string& key) {
-  const bool stated = metadata.has(key) && metadata.at(key).kind() == tesseral::Json::Kind::string;
-  return stated && !metadata.at(key).text().empty() ? metadata.at(key).text() : "not stated";
-}
-
 }  // namespace
 
 PairTesseralBase::PairTesseralBase(LAMMPS* lmp, const char* style) : Pair(lmp), style_(style) {
@@ -64,6 +60,18 @@ PairTesseralBase::~PairTesseralBase() {
 
 void PairTesseralBase::fail(const std::string& what) {
   error->all(FLERR, "pair_style " + style_ + ": " + what);
+}
+
+/// An error that other ranks may not have. mpirun ends all ranks as soon as one aborts, and may lose what that one has
+/// just printed: it gets time to pass the message on.
+void PairTesseralBase::fail_on_this_rank(const std::string& what) {
+  try {
+    error->one(FLERR, what);
+  } catch (...) {
+    std::fflush(nullptr);
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    throw;
+  }
 }
 
 void PairTesseralBase::settings(int narg, char** arg) {
@@ -147,7 +155,7 @@ void PairTesseralBase::coeff(int narg, char** arg) {
   int everywhere = 0;
   MPI_Allreduce(&mine, &everywhere, 1, MPI_INT, MPI_MIN, world);
   if (everywhere) error->all(FLERR, fault);
-  if (mine) error->one(FLERR, fault);
+  if (mine) fail_on_this_rank(fault);
 
   allocate();
   map_types(narg - 3, arg + 3);
@@ -180,24 +188,6 @@ void PairTesseralBase::map_types(int n_names, char** names) {
   for (int i = 1; i <= n_names; ++i) {
     for (int j = i; j <= n_names; ++j) setflag[i][j] = !hybrid || in_model(i, j);
   }
-}
-
-void PairTesseralBase::print_summary() const {
-  const tesseral::Json metadata = tesseral::Json::parse(model_->metadata());
-  std::string text = "Tesseral model " + path_ + "\n";
-  text += "  reference method: " + text_of(metadata, "reference_method") + "\n";
-  text += "  " + model_->backend() + ", precision " + options_.precision +
-          ", threads per rank: " + std::to_string(options_.threads) + "\n";
-  text += fmt::format("  cutoff: {:g} {} ({:g} Angstrom); 1 eV = {:.10g} in units {}\n", model_->cutoff() * units_.length,
-                      units_.length_name, model_->cutoff(), units_.energy, update->unit_style);
-  for (std::size_t type = 1; type < species_of_type_.size(); ++type) {
-    const int32_t species = species_of_type_[type];
-    text +=
-        "  atom type " + std::to_string(type) + ": " +
-        (species == EngineInput::absent ? "NULL, not in the model" : model_->species()[static_cast<std::size_t>(species)]) +
-        "\n";
-  }
-  utils::logmesg(lmp, text);
 }
 
 void PairTesseralBase::init_style() {
@@ -307,16 +297,14 @@ void PairTesseralBase::evaluate(const EngineInput& input, const EngineOutput& ou
   } catch (const tesseral::NonFiniteResult& problem) {
     const double* x = atom->x[problem.atom];
     const std::string tag = atom->tag_enable ? " with ID " + std::to_string(atom->tag[problem.atom]) : "";
-    error->one(
-        FLERR,
-        fmt::format(
-            "pair_style {}: the {} of the atom{} at {:g} {:g} {:g} is not finite on step {}: check for atoms on top of "
-            "each other, non-finite positions and too long a timestep",
-            style_, problem.quantity, tag, x[0], x[1], x[2], update->ntimestep));
+    fail_on_this_rank(fmt::format(
+        "pair_style {}: the {} of the atom{} at {:g} {:g} {:g} is not finite on step {}: check for atoms on top of "
+        "each other, non-finite positions and too long a timestep",
+        style_, problem.quantity, tag, x[0], x[1], x[2], update->ntimestep));
   } catch (const std::bad_alloc&) {
-    error->one(FLERR, "pair_style " + style_ + ": out of memory; use more ranks on more nodes, or fewer atoms");
+    fail_on_this_rank("pair_style " + style_ + ": out of memory; use more ranks on more nodes, or fewer atoms");
   } catch (const std::exception& problem) {
-    error->one(FLERR, "pair_style " + style_ + ": " + problem.what());
+    fail_on_this_rank("pair_style " + style_ + ": " + problem.what());
   }
 }
 

@@ -58,6 +58,7 @@ class PairTesseralBase : public Pair {
   std::vector<double*> column_pointers_;
 
   [[noreturn]] void fail(const std::string& what);
+  [[noreturn]] void fail_on_this_rank(const std::string& what);
   void allocate();
   void clear_flags();
   bool in_model(int type_i, int type_j) const;
