@@ -56,10 +56,10 @@ void PairTesseralBase::print_summary() const {
                       units_.length_name, model_->cutoff(), units_.energy, update->unit_style);
   for (std::size_t type = 1; type < species_of_type_.size(); ++type) {
     const int32_t species = species_of_type_[type];
-    text +=
-        "  atom type " + std::to_string(type) + ": " +
-        (species == EngineInput::absent ? "NULL, not in the model" : model_->species()[static_cast<std::size_t>(species)]) +
-        "\n";
+    text += "  atom type " + std::to_string(type) + ": " +
+            (species == tesseral::EngineInput::absent ? "NULL, not in the model"
+                                                      : model_->species()[static_cast<std::size_t>(species)]) +
+            "\n";
   }
   utils::logmesg(lmp, text);
 }
