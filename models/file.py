@@ -123,7 +123,17 @@ def save_model(
     torch.jit.save(
         module, buffer, _extra_files={"metadata.json": text.encode("utf-8"), "parameters.safetensors": packed}
     )
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, without_debug_records(buffer.getvalue()))
+
+
+def without_debug_records(archive: bytes) -> bytes:
+    """A TorchScript archive without the tables that point from its code to the source files of this machine."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(buffer, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+    return buffer.getvalue()
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

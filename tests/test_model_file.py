@@ -103,6 +103,12 @@ def test_the_same_file_is_a_torchscript_program(path: Path) -> None:
     assert load_torchscript(path)(torch.ones(2)).tolist() == [2.0, 2.0]
 
 
+def test_a_file_names_no_folder_of_the_machine_it_was_written_on(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        contents = [archive.read(name) for name in archive.namelist()]
+    assert not any(str(Path(__file__).parent).encode() in content for content in contents)
+
+
 def test_reading_does_not_import_torch(path: Path) -> None:
     code = (
         "import sys; from tesseral.models.file import read_model; read_model(sys.argv[1]);"
