@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 CUTOFF = 5.0  # Å; 28 neighbours in silicon
 #: the size of the shipped silicon model; its speed does not depend on its weights
@@ -32,6 +32,18 @@ def rattled_silicon(cells: int = 5, amplitude: float = 0.05, seed: int = 0) -> A
     `amplitude` Å."""
     atoms = bulk("Si", "diamond", a=5.43, cubic=True) * (cells, cells, cells)
     atoms.positions += np.random.default_rng(seed).normal(0.0, amplitude, atoms.positions.shape)
+    return atoms
+
+
+def water_box(side: int, density: float, generator: np.random.Generator) -> Atoms:
+    """Molecules O, H, H on a cubic lattice of `side` points per direction, turned at random; density in g/cm^3."""
+    spacing = (18.015 * 1.66053906660 / density) ** (1 / 3)
+    atoms = Atoms(cell=np.eye(3) * side * spacing, pbc=True)
+    for place in np.ndindex(side, side, side):
+        water = molecule("H2O")
+        water.rotate(generator.uniform(0, 360), generator.normal(size=3), center="COM")
+        water.positions += spacing * (np.array(place) + 0.5) - water.get_center_of_mass()
+        atoms += water
     return atoms
 
 

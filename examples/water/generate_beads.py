@@ -18,7 +18,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
-from generate_classical import labelled, lattice_of_molecules
+from generate_classical import labelled
 from rich.progress import track
 
 from tesseral.calculator import evaluate
@@ -26,6 +26,7 @@ from tesseral.calculator.ipi_driver import __file__ as DRIVER
 
 CLASSICAL = Path(__file__).parent / "water_classical.xyz.xz"
 DENSITIES = (0.95, 1.0, 1.05)  # g/cm^3
+MASS = 27 * 18.015 * 1.66053906660  # of the molecules, in g/cm^3 Å^3
 TEMPERATURE, N_BEADS = 300, 32
 BEADS = (3, 19)  # whose snapshots are kept
 STRIDE, N_SNAPSHOTS, N_EQUILIBRATION = 100, 24, 6  # steps of 0.5 fs; the first snapshots are dropped
@@ -88,10 +89,10 @@ def snapshots(model: Path, density: float, start: Atoms, seed: int) -> list[Atom
     return frames
 
 
-def starts(density: float, seed: int) -> Atoms:
+def starts(density: float) -> Atoms:
     """The last classical snapshot of the training set at the nearest density, strained to the density."""
     frames = [a for a in ase.io.read(CLASSICAL, ":") if "300 K" in str(a.info)]
-    target = lattice_of_molecules(density, np.random.default_rng(seed)).get_volume()
+    target = MASS / density
     nearest = min(reversed(frames), key=lambda atoms: abs(atoms.get_volume() - target))
     start = Atoms(nearest.numbers, nearest.positions, cell=nearest.cell, pbc=True)
     start.set_cell(start.cell * (target / start.get_volume()) ** (1 / 3), scale_atoms=True)
@@ -110,7 +111,7 @@ def main(model: Path, other: Path, output: Path, seed: int) -> None:
     """Write what is missing of the output."""
     frames: list[Atoms] = []
     for number, density in enumerate(DENSITIES):
-        run = snapshots(model, density, starts(density, seed), seed + number)
+        run = snapshots(model, density, starts(density), seed + number)
         frames += chosen(run, model, other)
     done = len(ase.io.read(output, ":")) if output.exists() else 0
     for atoms in track(frames[done:], f"GFN2-xTB, {done} of {len(frames)} done before"):

@@ -18,10 +18,10 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
 from rich.progress import track
 from tblite.ase import TBLite
 
+from tesseral.benchmarks.systems import water_box
 from tesseral.calculator.lammps_process import run_lammps
 
 OUTPUT = Path(__file__).parent / "water_classical.xyz"
@@ -62,18 +62,6 @@ run {n_steps}
 """
 
 
-def lattice_of_molecules(density: float, generator: np.random.Generator) -> Atoms:
-    """Molecules O, H, H on a cubic lattice, turned at random; density in g/cm^3."""
-    spacing = (18.015 * 1.66053906660 / density) ** (1 / 3)
-    atoms = Atoms(cell=np.eye(3) * N_SIDE * spacing, pbc=True)
-    for place in np.ndindex(N_SIDE, N_SIDE, N_SIDE):
-        water = molecule("H2O")
-        water.rotate(generator.uniform(0, 360), generator.normal(size=3), center="COM")
-        water.positions += spacing * (np.array(place) + 0.5) - water.get_center_of_mass()
-        atoms += water
-    return atoms
-
-
 def data_file(atoms: Atoms) -> str:
     """LAMMPS' data file with the topology of water molecules O, H, H."""
     n_molecules, edge = len(atoms) // 3, atoms.cell.lengths()[0]
@@ -95,7 +83,7 @@ def data_file(atoms: Atoms) -> str:
 def trajectory(temperature: float, density: float, seed: int) -> list[Atoms]:
     """Snapshots of the force field; the hydrogens of every second one are shaken."""
     generator = np.random.default_rng(seed)
-    atoms = lattice_of_molecules(density, generator)
+    atoms = water_box(N_SIDE, density, generator)
     deck = DECK.format(temperature=temperature, hot=2 * temperature, seed=seed, n_steps=2000 * N_SNAPSHOTS)
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "start.data").write_text(data_file(atoms))
