@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -22,8 +23,8 @@ from tesseral.benchmarks.timing import median_seconds
 HIDDEN, N_RADIAL, L_MAX, CORRELATION, LAYERS = "128x0e", 8, 3, 3, 2
 
 
-def build_model() -> Any:
-    """The model, float32, random weights."""
+def build_model(atomic_numbers: Sequence[int]) -> Any:
+    """The model for these elements, in torch's default precision, random weights."""
     import torch
     from e3nn import o3
     from mace import modules
@@ -38,13 +39,13 @@ def build_model() -> Any:
         interaction_cls=interaction,
         interaction_cls_first=interaction,
         num_interactions=LAYERS,
-        num_elements=1,
+        num_elements=len(atomic_numbers),
         hidden_irreps=o3.Irreps(HIDDEN),
         MLP_irreps=o3.Irreps("16x0e"),
         gate=torch.nn.functional.silu,
-        atomic_energies=np.zeros(1),
+        atomic_energies=np.zeros(len(atomic_numbers)),
         avg_num_neighbors=28.0,
-        atomic_numbers=[14],
+        atomic_numbers=list(atomic_numbers),
         correlation=CORRELATION,
         atomic_inter_scale=1.0,
         atomic_inter_shift=0.0,
@@ -59,13 +60,12 @@ def measure(cells: int, repeats: int) -> dict[str, Any]:
     from mace.tools.torch_geometric.dataloader import DataLoader
 
     torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float32)
     atoms = rattled_silicon(cells)
     table = AtomicNumberTable([14])
     configuration = data.config_from_atoms(atoms)
     graph = data.AtomicData.from_config(configuration, z_table=table, cutoff=CUTOFF)
     batch = next(iter(DataLoader([graph], batch_size=1))).to_dict()
-    model = build_model()
+    model = build_model([14])
 
     def call() -> None:
         inputs = {key: value.clone() if torch.is_tensor(value) else value for key, value in batch.items()}
@@ -77,13 +77,21 @@ def measure(cells: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print JSON."""
+    """Measure and print JSON, or write a model."""
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--write", metavar="FILE", help="write a model instead")
+    parser.add_argument("--elements", type=int, nargs="+", default=[14], help="atomic numbers of the model to write")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of the other package
-    print(json.dumps(measure(options.cells, options.repeats)))
+    torch.set_default_dtype(torch.float32)
+    if options.write:
+        torch.save(build_model(sorted(options.elements)), options.write)
+    else:
+        print(json.dumps(measure(options.cells, options.repeats)))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 #: glibc's malloc told neither to map nor to trim: worth up to a factor of 3 for models in eager PyTorch
 MALLOC_SETTING = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+
+def mace_missing() -> str | None:
+    """Why there is no mace-torch here, or None if there is."""
+    try:
+        version("mace-torch")
+    except PackageNotFoundError:
+        return "mace-torch is not installed"
+    return None
 
 
 def measure_mace(cells: int = 5, repeats: int = 7) -> dict[str, Any]:
@@ -20,21 +31,23 @@ def measure_mace(cells: int = 5, repeats: int = 7) -> dict[str, Any]:
         ``us_per_atom`` (energies, forces and stress in float32, the neighbour list given), ``n_atoms`` and
         ``version``; or ``skipped``, the reason why there is no figure.
     """
-    try:
-        version("mace-torch")
-    except PackageNotFoundError:
-        return {"skipped": "mace-torch is not installed"}
-    command = [sys.executable, "-m", "tesseral.benchmarks.mace_torch"]
-    environment = {**os.environ, **MALLOC_SETTING, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [*command, "--cells", str(cells), "--repeats", str(repeats)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    reason = mace_missing()
+    if reason is not None:
+        return {"skipped": reason}
+    finished = _run_mace("--cells", str(cells), "--repeats", str(repeats))
     if finished.returncode != 0:
         lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
         return {"skipped": f"mace-torch does not run here: {lines[-1]}"}
     result: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
     return result
+
+
+def write_mace_model(path: Path, atomic_numbers: Sequence[int]) -> None:
+    """Write a MACE 128x0e with random weights for these elements, as mace-torch stores models."""
+    _run_mace("--write", str(path), "--elements", *map(str, atomic_numbers)).check_returncode()
+
+
+def _run_mace(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tesseral.benchmarks.mace_torch", *arguments]
+    environment = {**os.environ, **MALLOC_SETTING, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

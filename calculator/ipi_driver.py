@@ -46,6 +46,7 @@ class TesseralDriver(Dummy_driver):
         model: the opened model.
         numbers: [n_atoms] atomic numbers of the template.
         pbc: [3] which directions are periodic.
+        beads: the neighbour lists.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class TesseralDriver(Dummy_driver):
             except StructureError as error:
                 raise StructureError(f"template {template}: {error}") from error
             self.pbc = _periodic_directions(pbc) if pbc is not None else atoms.pbc if says_pbc else np.ones(3, bool)
-            self._beads = BeadList(self.model.cutoff, skin, self.pbc, threads=self.model.threads)
+            self.beads = BeadList(self.model.cutoff, skin, self.pbc, threads=self.model.threads)
         self._template, self._atomic_energies = os.fspath(template), atomic_energies
         self._angstrom = unit_to_internal("length", "angstrom", 1.0)
         self._electronvolt = unit_to_internal("energy", "electronvolt", 1.0)
@@ -153,7 +154,7 @@ class TesseralDriver(Dummy_driver):
         points = np.stack(positions[:n_different]) / self._angstrom
         vectors = np.stack(cells[:n_different]).transpose(0, 2, 1) / self._angstrom
         results: list[BeadResult] = [None] * n_different  # type: ignore[list-item]
-        for group in self._beads.update(points, vectors):
+        for group in self.beads.update(points, vectors):
             batch = self.model.compute_batch(group, self._species)
             for member, *arrays in zip(group.members, *batch, strict=True):
                 results[member] = self._in_internal_units(*arrays)

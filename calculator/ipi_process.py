@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from numpy.typing import NDArray
@@ -65,14 +65,16 @@ class Program:
         log: the file, of both standard output and errors.
     """
 
-    def __init__(self, command: Sequence[str | Path], folder: Path, log: str) -> None:
-        """Start a command in `folder`; `log` is the name of the file there."""
+    def __init__(
+        self, command: Sequence[str | Path], folder: Path, log: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a command in `folder`; `log` is the name of the file there, `environment` is added to ours."""
         self.log = folder / log
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 [str(word) for word in command],
                 cwd=folder,
-                env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"},
+                env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -125,6 +127,7 @@ def run_ipi(
     timeout: float,
     saves_results: bool = False,
     watch: Callable[[], None] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run input.xml in `folder`, and drivers at its UNIX sockets.
 
@@ -135,6 +138,7 @@ def run_ipi(
         saves_results: with the script ipi_results.py instead of the program i-pi.
         watch: called every few hundredths of a second while i-PI runs, and once after its end; if it raises, all is
             stopped.
+        environment: variables of all processes, besides those of this one.
 
     Returns:
         i-PI's output.
@@ -147,7 +151,7 @@ def run_ipi(
     if reason is not None:
         raise FileNotFoundError(reason)
     deadline = time.monotonic() + timeout
-    programs = [Program(server_command(saves_results=saves_results), folder, "ipi.log")]
+    programs = [Program(server_command(saves_results=saves_results), folder, "ipi.log", environment)]
     server = programs[0]
 
     def wait_while(condition: Callable[[], bool]) -> None:
@@ -166,7 +170,7 @@ def run_ipi(
             _check("i-PI", server)
         for index, (address, options) in enumerate((drivers or {}).items()):
             command = driver_command(options, "-u", "-a", address, "-S", SOCKETS_PREFIX)
-            programs.append(Program(command, folder, f"driver_{index}.log"))
+            programs.append(Program(command, folder, f"driver_{index}.log", environment))
         wait_while(lambda: server.running)
         _check("i-PI", server)
         for program in programs[1:]:

