@@ -68,7 +68,7 @@ def test_a_batch_of_32_beads_equals_single_calls_and_searches_neighbours_once(dr
         np.testing.assert_allclose(found[0], expected[0], rtol=0.1 * tolerance)
         assert_close(found[1], expected[1], tolerance)
         assert_close(found[2], expected[2], tolerance)
-    assert batched._beads.n_builds == 1
+    assert batched.beads.n_builds == 1
 
 
 def test_padding_of_a_batch_is_computed_once_and_has_its_own_memory(driver, crystal):
