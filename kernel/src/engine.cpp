@@ -201,6 +201,12 @@ const std::string& Engine::metadata() const {
 const std::vector<std::string>& Engine::atom_columns() const {
   return state_->atom_columns;
 }
+int Engine::n_layers() const {
+  return 1;
+}
+int64_t Engine::feature_row() const {
+  return 0;
+}
 std::string Engine::instruction_set() const {
   return kernels_for<double>(state_->set).instruction_set;
 }
