@@ -196,6 +196,35 @@ def mix(features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
     return result
 
 
+def message(
+    radial: Tensor,
+    angular: Tensor,
+    h: Tensor,
+    weights: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    n_atoms: int,
+    terms: Tensor,
+    couplings: Tensor,
+) -> Tensor:
+    """Messages to each atom from the features h of its neighbors, in harmonics coupled to the components of h.
+
+    M[i, lm, k] = sum over edges e of i and terms t = (p, lm, y, x) of
+        couplings[t] (sum_q radial[e, q] weights[p, q, k]) angular[e, y] h[neighbor of e, x, k]
+
+    radial: [E, Q] radial functions of the distances; angular: [E, LM] harmonics of the directions; h: [N, HM, K] with
+    N >= n_atoms (ghosts last); weights: [P, Q, K]; centers (sorted), neighbors: [E] int64; terms: [n_terms, 4] int32 of
+    path, output component, harmonic and component of h, sorted by path, component of h and output component;
+    couplings: [n_terms].  Multilinear in radial, angular, h and weights.  Returns [n_atoms, LM, K].
+    """
+    path, out, harmonic, component = terms.long().unbind(1)
+    channels = torch.einsum("eq,pqk->epk", radial, weights)  # [E, P, K]
+    numbers = couplings.to(angular.dtype) * angular[:, harmonic]  # [E, n_terms]
+    products = numbers[:, :, None] * channels[:, path] * h[neighbors][:, component]  # [E, n_terms, K]
+    by_edge = products.new_zeros((len(centers), angular.shape[1], h.shape[2])).index_add(1, out, products)
+    return products.new_zeros((n_atoms, angular.shape[1], h.shape[2])).index_add(0, centers, by_edge)
+
+
 def symmetric_product(A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor) -> Tensor:
     """Polynomials of A, one per output and channel, given as a tree of monomials.
 

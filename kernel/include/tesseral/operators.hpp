@@ -93,6 +93,55 @@ struct ProductShape {
   const int64_t* species;  // [N]
 };
 
+/// Terms of a message as a model or a caller lists them: indices of path, output component, harmonic and component of h.
+struct MessageTerm {
+  int32_t path;
+  int32_t out;
+  int32_t harmonic;
+  int32_t component;
+};
+
+/// The same terms in groups: rows of a path (which share its radial weights), entries of a row (which share its component of
+/// h) and terms of an entry (which share its output component).
+template <class T>
+struct MessageTable {
+  struct Row {
+    int32_t component;  // of h
+    int32_t first_entry;
+    int32_t last_entry;
+  };
+  struct Entry {
+    int32_t out;
+    int32_t first_term;
+    int32_t last_term;
+  };
+  struct Term {
+    int32_t harmonic;
+    T coupling;
+  };
+  std::vector<int32_t> path_rows;  // [P+1] rows of path p: path_rows[p] .. path_rows[p+1]-1
+  std::vector<Row> rows;
+  std::vector<Entry> entries;
+  std::vector<Term> terms;
+
+  /// Groups terms in which message_fault finds nothing wrong.
+  MessageTable(const std::vector<MessageTerm>& terms, const double* couplings, int n_paths);
+};
+
+/// What is wrong with a list of terms, or an empty text: indices must lie inside their arrays, and the terms must be sorted
+/// by path, component of h and output component.
+std::string message_fault(const std::vector<MessageTerm>& terms, int n_paths, int n_harmonics, int n_components);
+
+/// Sizes of a message. Rows of channels are padded to whole packs.
+template <class T>
+struct MessageShape {
+  int n_radial;      // Q
+  int n_harmonics;   // LM, of the harmonics and of the output
+  int n_components;  // HM, of h
+  int row;           // channels of a row, padded
+  const MessageTable<T>* table;
+};
+
 constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
 constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å, over Z_i^0.23 + Z_j^0.23
 constexpr double screening_exponent = 0.23;
