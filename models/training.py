@@ -21,7 +21,7 @@ from tesseral.models.checkpoint import (
 )
 from tesseral.models.config import TrainingConfig
 from tesseral.models.data import Batch, Structure, batch_order, batches_by_atoms, collate
-from tesseral.models.local import LocalModel
+from tesseral.models.energy_model import EnergyModel
 from tesseral.models.loss import ErrorSums, loss_value, predict, residuals, weights_at
 from tesseral.models.optimisation import AveragedWeights, copy_into, learning_rate, make_optimizer
 
@@ -65,7 +65,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: LocalModel,
+        model: EnergyModel,
         training: Sequence[Structure],
         validation: Sequence[Structure],
         settings: TrainingConfig,
