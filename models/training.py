@@ -73,6 +73,7 @@ class Trainer:
         identity: dict[str, Any],
     ) -> None:
         self.model = model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.training = training
         self.settings = settings
         self.checkpoint = folder / CHECKPOINT_NAME
@@ -140,9 +141,9 @@ class Trainer:
         sums.add(errors, settings.loss)
         optimizer = self.state.optimizer
         if loss.requires_grad:  # not for a batch whose only labels have no weight
-            loss.backward()
+            loss.backward(inputs=self.parameters)  # and by nothing else that the model differentiates by
             if settings.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+                torch.nn.utils.clip_grad_norm_(self.parameters, settings.gradient_clip)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, progress.step, self.steps_per_epoch)
             optimizer.step()
