@@ -12,6 +12,8 @@ from ase.data import atomic_numbers
 from tesseral.models.file import save_model
 from tesseral.models.local import LocalModel
 
+pytest.register_assert_rewrite("model_contract")
+
 
 def _model(species: list[str], seed: int, scale: float) -> LocalModel:
     e0 = {symbol: -16.3123456789 * (index + 1) for index, symbol in enumerate(species)}
