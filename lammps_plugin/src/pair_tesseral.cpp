@@ -43,7 +43,7 @@ std::string quoted(const std::string& word) {
 
 }  // namespace
 
-PairTesseralBase::PairTesseralBase(LAMMPS* lmp, const char* style) : Pair(lmp), style_(style) {
+PairTesseralBase::PairTesseralBase(LAMMPS* lmp, const char* style) : Pair(lmp), style_(style), exchange_(lmp, this) {
   single_enable = 0;
   restartinfo = 0;
   one_coeff = 1;
@@ -193,9 +193,18 @@ void PairTesseralBase::map_types(int n_names, char** names) {
 void PairTesseralBase::init_style() {
   if (!force->newton_pair) fail("newton pair on is required: write `newton on` before the simulation box is created");
   if (units_.energy != tesseral::units_of(update->unit_style).energy) fail("the units changed: repeat pair_coeff");
+  prepare_exchange();
+  check_centroid_stress();
   check_exclusions();
   pairs_.clear();
   neighbor->add_request(this, NeighConst::REQ_FULL);
+}
+
+/// LAMMPS makes its buffers long enough for the pair style that it knows: in a hybrid that is not this one.
+void PairTesseralBase::prepare_exchange() {
+  comm_forward = comm_reverse = GhostExchange::width(model_->feature_row(), options_.bytes_per_feature());
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+  force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
 }
 
 /// Whether atoms of both types are in the model.
@@ -249,7 +258,8 @@ EngineInput PairTesseralBase::gather() {
           .positions = positions,
           .species = species_.data(),
           .rows = rows_.data(),
-          .index_bits = NEIGHMASK};
+          .index_bits = NEIGHMASK,
+          .exchange = &exchange_};
 }
 
 /// Atoms that are excluded against all others are not there: fix gcmc takes out atoms in that way to try deletions.
