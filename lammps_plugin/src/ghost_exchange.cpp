@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "comm.h"
+#include "lammps.h"
 #include "pair.h"
 
 namespace LAMMPS_NS {
@@ -23,22 +24,22 @@ void GhostExchange::start(Number* rows, int64_t row) {
 
 void GhostExchange::forward(float* rows, int64_t row) {
   start(rows, row);
-  comm->forward_comm(pair_, width_);
+  lmp_->comm->forward_comm(pair_, width_);
 }
 
 void GhostExchange::forward(double* rows, int64_t row) {
   start(rows, row);
-  comm->forward_comm(pair_, width_);
+  lmp_->comm->forward_comm(pair_, width_);
 }
 
 void GhostExchange::reverse(float* rows, int64_t row) {
   start(rows, row);
-  comm->reverse_comm(pair_, width_);
+  lmp_->comm->reverse_comm(pair_, width_);
 }
 
 void GhostExchange::reverse(double* rows, int64_t row) {
   start(rows, row);
-  comm->reverse_comm(pair_, width_);
+  lmp_->comm->reverse_comm(pair_, width_);
 }
 
 int GhostExchange::pack_forward(int n, const int* atoms, double* buffer) const {

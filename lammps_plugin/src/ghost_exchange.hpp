@@ -4,19 +4,19 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "pointers.h"
 #include "tesseral/engine.hpp"
 
 namespace LAMMPS_NS {
 
+class LAMMPS;
 class Pair;
 
 /// Starts a pair style's communication of per-atom rows and serves what LAMMPS calls in it: the four functions pack and
 /// unpack. Every rank must call the exchange equally often, with no atoms too. The buffers of LAMMPS hold float64; float32
 /// rows travel two numbers in the place of one.
-class GhostExchange : public tesseral::FeatureExchange, protected Pointers {
+class GhostExchange : public tesseral::FeatureExchange {
  public:
-  GhostExchange(LAMMPS* lmp, Pair* pair) : Pointers(lmp), pair_(pair) {}
+  GhostExchange(LAMMPS* lmp, Pair* pair) : lmp_(lmp), pair_(pair) {}
 
   /// The pair style's comm_forward and comm_reverse: places in LAMMPS' buffers of a row of numbers of so many bytes.
   static int width(int64_t row, std::size_t bytes_per_number);
@@ -32,6 +32,7 @@ class GhostExchange : public tesseral::FeatureExchange, protected Pointers {
   void unpack_reverse(int n, const int* atoms, const double* buffer);
 
  private:
+  LAMMPS* lmp_;
   Pair* pair_;
   // the exchange under way
   std::byte* rows_ = nullptr;
