@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tesseral.kernel import reference
 from tesseral.models.energy_model import EnergyModel, as_arrays
 from tesseral.models.layers import Layer, MessageLayer, by_degree, layer_arrays
 from tesseral.models.normalisation import initialise_layers
@@ -197,7 +196,7 @@ class LayeredModel(EnergyModel):
         couplings: Tensor,
     ) -> Tensor:
         """Messages [n_atoms, LM, K]."""
-        return reference.message(radial, angular, h, weights, centers, neighbors, n_atoms, terms, couplings)
+        return torch.ops.tesseral.message(radial, angular, h, weights, centers, neighbors, n_atoms, terms, couplings)
 
     # Set-up and export, in Python only.
 
