@@ -1,5 +1,7 @@
 #include "layered_program.hpp"
 
+#include <torch/csrc/autograd/autograd.h>
+
 #include <algorithm>
 
 namespace tesseral {
