@@ -102,14 +102,14 @@ inline Pack<T> fold(const Pack<T>& a, const Pack<T>& b, std::index_sequence<I...
 }
 /// Lane n of the result is the sum over the lanes of packs[n], n < count; uses up `packs`.
 template <class T, int S = lanes<T>>
-inline Pack<T> sum_lanes_of_each(Pack<T>* packs, int count) {
+inline Pack<T> fold_all(Pack<T>* packs, int count) {
   if constexpr (S == 1) {
     return packs[0];
   } else {
     for (int n = 0; n < count; n += 2) {
       packs[n / 2] = fold<T, S>(packs[n], n + 1 < count ? packs[n + 1] : Pack<T>{}, std::make_index_sequence<lanes<T>>());
     }
-    return sum_lanes_of_each<T, S / 2>(packs, (count + 1) / 2);
+    return fold_all<T, S / 2>(packs, (count + 1) / 2);
   }
 }
 
@@ -118,7 +118,7 @@ template <class T>
 inline void add_lane_sums(Pack<T>* packs, int count, int lane, Pack<T>* sums) {
   for (int first = 0; first < count; first += lanes<T>) {
     const int n_packs = count - first < lanes<T> ? count - first : lanes<T>;
-    const Pack<T> total = sum_lanes_of_each<T>(packs + first, n_packs);
+    const Pack<T> total = fold_all<T>(packs + first, n_packs);
     for (int n = 0; n < n_packs; ++n) sums[first + n][lane] += total[n];
   }
 }
