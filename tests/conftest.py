@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
 
+from tesseral.kernel import load_operators
 from tesseral.models.energy_model import EnergyModel
 from tesseral.models.file import save_model
 from tesseral.models.layered import LayeredModel
@@ -69,3 +70,15 @@ def write_random_model() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(request) -> Iterator[str]:
+    """Each instruction set in turn for the torch operators; skipped where this processor lacks it."""
+    load_operators()
+    try:
+        torch.ops.tesseral.use_instruction_set(request.param)
+    except ValueError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    torch.ops.tesseral.use_instruction_set("auto")
