@@ -270,18 +270,30 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   gradients.resize(3 * edges);
   species.resize(edges);
   neighbors.resize(edges);
+  offsets.resize(edges);
   phi.resize(static_cast<std::size_t>(p.n_inputs) * harmonic_row);
   dphi.resize(phi.size());
   A.resize(n_harmonics * channel_row);
   dA.resize(A.size());
-  std::size_t entries = 0, outputs = 1;
+  const auto padded_edges = static_cast<std::size_t>(padded_row(static_cast<int>(edges)));
+  const auto n_radial = static_cast<std::size_t>(p.density.radial.n_radial);
+  std::size_t outputs = 1;
+  const auto at_least = [](AlignedVector<T>& array, std::size_t size) { array.resize(std::max(array.size(), size)); };
   for (const EngineLayer<T>& layer : p.layers) {
     outputs = std::max(outputs, static_cast<std::size_t>(layer.product.n_outputs()));
-    if (layer.terms) entries = std::max(entries, layer.terms->entries.size());
+    if (!layer.terms) continue;
+    const MessageTable<T>& table = *layer.terms;
+    const std::size_t n_paths = table.path_rows.size() - 1;
+    at_least(radial, n_radial * padded_edges);
+    at_least(couplings, table.entries.size() * padded_edges);
+    at_least(channels, n_paths * padded_edges * channel_row);
+    at_least(products, table.rows.size() * padded_edges * channel_row);
+    at_least(by_distance, padded_edges * row_padding);
+    at_least(by_harmonics, n_harmonics * padded_edges);
     if (!layer.mixing.empty()) message.resize(A.size());
   }
+  slopes_of_radial.resize(radial.size());
   dmessage.resize(message.size());
-  couplings.resize(entries * row_padding);
   B.resize(outputs * channel_row);
   dB.resize(B.size());
   features.resize(p.linear.size());

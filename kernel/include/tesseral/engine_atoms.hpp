@@ -93,16 +93,22 @@ struct EngineParameters {
 /// Working arrays of one thread.
 template <class T>
 struct EngineScratch {
-  AlignedVector<T> vectors, gradients;       // [edges, 3]
-  std::vector<int64_t> species;              // [edges]
-  std::vector<int32_t> neighbors;            // [edges]
-  AlignedVector<T> phi, dphi;                // [n_inputs, padded LM]
-  AlignedVector<T> A, dA;                    // [LM, channel_row]
-  AlignedVector<T> message, dmessage;        // [LM, channel_row] with message mixing
-  AlignedVector<T> couplings;                // [entries of a message table, most lanes]
-  AlignedVector<T> B, dB;                    // [most outputs of a product, channel_row]
-  AlignedVector<T> features, dfeatures;      // [padded features] of the last layer
-  AlignedVector<T> hidden, slopes, adjoint;  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
+  AlignedVector<T> vectors, gradients;        // [edges, 3]
+  std::vector<int64_t> species;               // [edges]
+  std::vector<int32_t> neighbors;             // [edges]
+  std::vector<int64_t> offsets;               // [edges] of the neighbours' rows of features
+  AlignedVector<T> phi, dphi;                 // [n_inputs, padded LM]
+  AlignedVector<T> A, dA;                     // [LM, channel_row]
+  AlignedVector<T> message, dmessage;         // [LM, channel_row] with message mixing
+  AlignedVector<T> radial, slopes_of_radial;  // [n_radial, padded edges]
+  AlignedVector<T> couplings;                 // [entries of a message table, padded edges]
+  AlignedVector<T> channels;                  // [paths, padded edges, channel_row] R
+  AlignedVector<T> products;                  // [rows of a path, padded edges, channel_row] R h
+  AlignedVector<T> by_distance;               // [padded edges, most lanes]
+  AlignedVector<T> by_harmonics;              // [LM, padded edges]
+  AlignedVector<T> B, dB;                     // [most outputs of a product, channel_row]
+  AlignedVector<T> features, dfeatures;       // [padded features] of the last layer
+  AlignedVector<T> hidden, slopes, adjoint;   // MLP: activations and SiLU slopes of all layers; one layer's adjoint
 
   EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
 };

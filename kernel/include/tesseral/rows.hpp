@@ -5,6 +5,9 @@
 
 #include "tesseral/pack.hpp"
 
+/// Before a loop over a small constant number of packs, which shall stay in registers.
+#define TESSERAL_UNROLL _Pragma("GCC unroll 16")
+
 namespace tesseral::TESSERAL_ISA {
 
 template <class T>
@@ -36,43 +39,46 @@ inline void multiply_rows(const T* x, int n, const T* rows, int row, const T* bi
 }
 
 /// M rows and B packs of columns, held in registers: out[m, :] = sum_k x[m, k] W[k, :], or added to out.
-template <class T, int M, int B, bool add>
-inline void multiply_block(const T* x, int x_row, const T* weights, int n_in, int row, T* out, int out_row) {
-  Pack<T> sums[M][B] = {};
-  for (int k = 0; k < n_in; ++k) {
+template <class T, int M, int B, bool add, class Target>
+inline void multiply_block(const T* x, int x_row, const T* weights, int n_in, int row, Target out) {
+  Pack<T> sums[M][B];
+  TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] = Pack<T>{};
+  }
+  for (int k = 0; k < n_in; ++k, weights += row) {
     Pack<T> w[B];
-    for (int b = 0; b < B; ++b) w[b] = load(weights + static_cast<int64_t>(k) * row + b * lanes<T>);
-    for (int m = 0; m < M; ++m) {
-      for (int b = 0; b < B; ++b) sums[m][b] += x[m * x_row + k] * w[b];
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) w[b] = load(weights + b * lanes<T>);
+    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] += x[m * x_row + k] * w[b];
     }
   }
-  for (int m = 0; m < M; ++m) {
-    for (int b = 0; b < B; ++b) {
-      T* target = out + m * out_row + b * lanes<T>;
-      store(target, add ? load(target) + sums[m][b] : sums[m][b]);
+  TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
+    T* target = out(m);
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+      store(target + b * lanes<T>, add ? load(target + b * lanes<T>) + sums[m][b] : sums[m][b]);
     }
   }
 }
 
-template <class T, int M, bool add>
-inline void multiply_rows_at_once(const T* x, int x_row, const T* weights, int n_in, int row, T* out, int out_row) {
+template <class T, int M, bool add, class Target>
+inline void multiply_rows_at_once(const T* x, int x_row, const T* weights, int n_in, int row, Target out) {
   constexpr int B = M == 1 ? 8 : M <= 3 ? 4 : 2;  // enough independent sums to hide the latency of one
   int block = 0;
+  const auto out_block = [&](int m) { return out(m) + block; };
   for (; block + B * lanes<T> <= row; block += B * lanes<T>) {
-    multiply_block<T, M, B, add>(x, x_row, weights + block, n_in, row, out + block, out_row);
+    multiply_block<T, M, B, add>(x, x_row, weights + block, n_in, row, out_block);
   }
-  for (; block < row; block += lanes<T>) {
-    multiply_block<T, M, 1, add>(x, x_row, weights + block, n_in, row, out + block, out_row);
-  }
+  for (; block < row; block += lanes<T>) multiply_block<T, M, 1, add>(x, x_row, weights + block, n_in, row, out_block);
 }
 
-/// out[m, :] = sum_k x[m, k] W[k, :] (or added), m < n_rows: x [n_rows, x_row], W [n_in, row], out [n_rows, out_row].
-template <class T, bool add>
-inline void multiply_matrix(const T* x, int x_row, int n_rows, const T* weights, int n_in, int row, T* out, int out_row) {
+/// out(m)[:] = sum_k x[m, k] W[k, :] (or added), m < n_rows: x [n_rows, x_row], W [n_in, row], out(m) the row m of the
+/// result.
+template <class T, bool add, class Target>
+inline void multiply_matrix(const T* x, int x_row, int n_rows, const T* weights, int n_in, int row, Target out) {
   int m = 0;
   const auto next = [&](auto rows_at_once) {
     constexpr int M = decltype(rows_at_once)::value;
-    multiply_rows_at_once<T, M, add>(x + m * x_row, x_row, weights, n_in, row, out + m * out_row, out_row);
+    multiply_rows_at_once<T, M, add>(x + m * x_row, x_row, weights, n_in, row, [&](int n) { return out(m + n); });
     m += M;
   };
   while (n_rows - m >= 7) next(std::integral_constant<int, 7>());

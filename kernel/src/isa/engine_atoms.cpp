@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "tesseral/engine_edges.hpp"
+#include "tesseral/engine_message.hpp"
 #include "tesseral/engine_readout.hpp"
-#include "tesseral/message.hpp"
 #include "tesseral/mix.hpp"
 #include "tesseral/product.hpp"
 
@@ -20,7 +20,7 @@ template <class T, bool add>
 void multiply_degrees(const MatrixStack<T>& stack, int64_t first, int degree, const T* x, int x_row, T* out, int out_row) {
   for (int l = 0; l <= degree; ++l) {
     multiply_matrix<T, add>(x + l * l * x_row, x_row, 2 * l + 1, stack.matrix(first + l), stack.n_in,
-                            padded_row(stack.n_out), out + l * l * out_row, out_row);
+                            padded_row(stack.n_out), [&](int m) { return out + (l * l + m) * out_row; });
   }
 }
 template <class T, bool add>
@@ -28,7 +28,7 @@ void multiply_degrees_transposed(const MatrixStack<T>& stack, int64_t first, int
                                  int out_row) {
   for (int l = 0; l <= degree; ++l) {
     multiply_matrix<T, add>(x + l * l * x_row, x_row, 2 * l + 1, stack.transposed_matrix(first + l), stack.n_out,
-                            padded_row(stack.n_in), out + l * l * out_row, out_row);
+                            padded_row(stack.n_in), [&](int m) { return out + (l * l + m) * out_row; });
   }
 }
 
@@ -46,6 +46,7 @@ class AtomLoop {
         work_(scratch),
         sums_(sums),
         edges_(parameters, input, scratch, sums),
+        messages_(parameters, layer_, pass, scratch),
         readout_(parameters, scratch),
         row_(p_.channel_row),
         sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row} {}
@@ -72,6 +73,7 @@ class AtomLoop {
   EngineScratch<T>& work_;
   const EngineSums<Sum>& sums_;
   AtomEdges<T, Sum> edges_;
+  AtomMessages<T> messages_;
   AtomReadout<T> readout_;
   int row_;
   MixSizes sizes_;
@@ -193,8 +195,7 @@ class AtomLoop {
       mix_atom(sizes_, work_.phi.data(), p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_, work_.A.data());
     } else {
       T* message = layer_.mixing.empty() ? work_.A.data() : work_.message.data();
-      fill_zero(message, p_.n_harmonics() * row_);
-      add_messages(message);
+      messages_.set(n_edges_, message);
       if (layer_.mixing.empty()) return;
       multiply_degrees<T, false>(layer_.mixing, 0, p_.l_max, message, row_, work_.A.data(), row_);
     }
@@ -229,69 +230,12 @@ class AtomLoop {
       mix_input_gradient_atom(sizes_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
       density_gradient<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.dphi.data(), work_.gradients.data());
     } else if (layer_.mixing.empty()) {
-      message_gradient(work_.dA.data());
+      messages_.gradient(work_.dA.data());
     } else {
       multiply_degrees_transposed<T, false>(layer_.mixing, 0, p_.l_max, work_.dA.data(), row_, work_.dmessage.data(), row_);
-      message_gradient(work_.dmessage.data());
+      messages_.gradient(work_.dmessage.data());
     }
   }
-
-  /// f(pack, direction, harmonics, message edges) for packs of the atom's edges
-  template <class F>
-  void for_each_message(const F& f) {
-    const T beyond = T(2) * p_.density.radial.cutoff;
-    for_each_pack<T>(0, n_edges_, [&](const Lanes<T>& pack) {
-      Pack<T> Y[max_harmonics], R[max_radial], dR[max_radial];
-      const auto direction = direction_of<T>(work_.vectors.data(), nullptr, beyond, pack, Pack<T>{});
-      const Harmonics<Pack<T>> harmonics(p_.density.harmonics, direction.x, direction.y, direction.z);
-      harmonics.values(Y);
-      radial_functions(p_.density.radial, direction.length, R, dR);
-      MessageEdges<Pack<T>> edges{pack.count, R, dR, Y, {}};
-      for (int lane = 0; lane < pack.count; ++lane) edges.h[lane] = {before(neighbor(pack, lane)), nullptr};
-      f(pack, direction, harmonics, edges);
-    });
-  }
-
-  int64_t neighbor(const Lanes<T>& pack, int lane) const {
-    return work_.neighbors[static_cast<std::size_t>(pack.edge[lane])];
-  }
-
-  MessageShape<T> message_shape() const {
-    const int n_components = (p_.message_l + 1) * (p_.message_l + 1);
-    return {p_.density.radial.n_radial, p_.n_harmonics(), n_components, row_, &*layer_.terms};
-  }
-
-  void add_messages(T* message) {
-    const MessageShape<T> shape = message_shape();
-    const MessageWeights<Pack<T>> weights{shape, {layer_.message.data(), nullptr}, couplings()};
-    for_each_message([&](const auto&, const auto&, const auto&, const MessageEdges<Pack<T>>& edges) {
-      add_message(weights, edges, message);
-    });
-  }
-
-  void message_gradient(const T* dmessage) {
-    const MessageShape<T> shape = message_shape();
-    const MessageWeights<Pack<T>> weights{shape, {layer_.message.data(), nullptr}, couplings()};
-    for_each_message(
-        [&](const Lanes<T>& pack, const auto& direction, const auto& harmonics, const MessageEdges<Pack<T>>& edges) {
-          MessageGradients<T> gradients;
-          for (int lane = 0; lane < pack.count; ++lane) {
-            gradients.h[lane] = pass_.adjoints_before + neighbor(pack, lane) * p_.feature_row();
-          }
-          add_message_gradient<Pack<T>, MessageGeometry::distance, false>(weights, edges, dmessage, gradients);
-          Pack<T> gx, gy, gz;
-          harmonics.contract_gradient(gradients.geometry, gx, gy, gz);
-          direction.project(gx, gy, gz, gradients.geometry[p_.n_harmonics()]);
-          for (int lane = 0; lane < pack.count; ++lane) {
-            T* target = work_.gradients.data() + 3 * pack.edge[lane];
-            target[0] = gx[lane];
-            target[1] = gy[lane];
-            target[2] = gz[lane];
-          }
-        });
-  }
-
-  Pack<T>* couplings() { return reinterpret_cast<Pack<T>*>(work_.couplings.data()); }
 };
 
 template <class T, class Sum>
