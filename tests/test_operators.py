@@ -63,6 +63,36 @@ def test_radial_basis_equals_reference(dtype, basis):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("basis", BASES)
+def test_gradients_of_radial_functions_and_harmonics_equal_reference(dtype, basis):
+    vectors = Edges(dtype).vectors
+    distances, tolerance = vectors.norm(dim=1), TOLERANCE[dtype]
+    table = smooth_table(16, 6, dtype) if basis == "spline" else torch.empty(0, dtype=dtype)
+    cases = [
+        ("radial_basis_gradient", random((len(vectors), 6), dtype, 3), distances, (basis, 6, 5.0, table)),
+        ("spherical_harmonics_gradient", random((len(vectors), 16), dtype, 4), vectors, (3,)),
+    ]
+    for name, gradient, inputs, rest in cases:
+        found = []
+        for module in (compiled, reference):
+            leaves = [gradient.clone().requires_grad_(True), inputs.clone().requires_grad_(True)]
+            value = getattr(module, name)(*leaves, *rest)
+            weight = random(tuple(value.shape), dtype, 5)
+            linear = torch.autograd.grad(
+                (value * weight).sum(), leaves[:1], retain_graph=True
+            )  # the vectors are constants
+            found.append([value, *linear, *torch.autograd.grad((value * weight).sum(), leaves)])
+        for actual, expected in zip(*found, strict=True):
+            assert_close(actual, expected, tolerance)
+        with pytest.raises(ValueError, match=r"gradient: expected shape \["):
+            getattr(compiled, name)(gradient[:, 1:], inputs, *rest)
+        with pytest.raises(ValueError, match=r"gradient is \w+ but \w+ is \w+: give both the same dtype"):
+            getattr(compiled, name)(
+                gradient.to({torch.float32: torch.float64}.get(dtype, torch.float32)), inputs, *rest
+            )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize(("l_max", "n_species"), [(0, 1), (3, 1), (3, 3), (4, 2), (6, 2)])
 def test_density_equals_reference(dtype, basis, l_max, n_species):
     edges = Edges(dtype, n_species=n_species)
