@@ -85,6 +85,7 @@ def test_results_do_not_depend_on_the_processor_grid(model, processors):
     compare_all(model, ranks=4, processors=processors)
 
 
+@pytest.mark.parametrize("model", ["local"], indirect=True)  # features have no units
 @pytest.mark.parametrize("units", ["real", "si", "electron"])
 def test_every_unit_system_gives_the_same(model, units):
     compare_all(model, units=units)

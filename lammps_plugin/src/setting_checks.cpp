@@ -1,5 +1,5 @@
-// Checks of LAMMPS' settings that would give wrong numbers, and nothing else would show it: all neighbours must be left to the
-// model, and nothing be asked for that it cannot give.
+// Checks of LAMMPS' settings that would give wrong numbers, and nothing else would show it: all neighbours must be left to
+// the model, and nothing be asked for that it cannot give.
 #include "atom.h"
 #include "compute.h"
 #include "force.h"
@@ -15,8 +15,9 @@ namespace LAMMPS_NS {
 void PairTesseralBase::check_centroid_stress() {
   const auto computes = modify->get_compute_by_style("^centroid/stress/atom");
   if (model_->n_layers() == 1 || computes.empty()) return;
-  fail("compute " + std::string(computes[0]->id) + " of style centroid/stress/atom, and a heat flux by it, need a model with " +
-       "one layer, but this one has " + std::to_string(model_->n_layers()) +
+  fail("compute " + std::string(computes[0]->id) +
+       " of style centroid/stress/atom, and a heat flux by it, need a model with " + "one layer, but this one has " +
+       std::to_string(model_->n_layers()) +
        ": messages make an atom's energy depend on more than its own neighbours; compute stress/atom is available");
 }
 

@@ -54,7 +54,8 @@ TorchProgram::TorchProgram(const std::string& path, const ModelOptions& options)
   }
   metadata = files.at(metadata_file);
   if (metadata.empty()) {
-    throw std::runtime_error(path + " has no metadata.json among its extra files: it must give species, cutoff and n_layers");
+    throw std::runtime_error(path +
+                             " has no metadata.json among its extra files: it must give species, cutoff and n_layers");
   }
   const Json values = Json::parse(metadata);
   for (const Json& name : values.at("species").items()) species.push_back(name.text());
