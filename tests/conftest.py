@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from ase.data import atomic_numbers
 
+from tesseral.kernel import load_operators
 from tesseral.models.file import save_model
 from tesseral.models.local import LocalModel
 
@@ -47,3 +48,15 @@ def write_random_model() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(request) -> Iterator[str]:
+    """Each instruction set in turn for the torch operators; skipped where this processor lacks it."""
+    load_operators()
+    try:
+        torch.ops.tesseral.use_instruction_set(request.param)
+    except ValueError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    torch.ops.tesseral.use_instruction_set("auto")

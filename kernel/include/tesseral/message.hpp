@@ -66,7 +66,7 @@ inline const V& wanted_part(const Dual<V>& x) {
   return x.tangent;
 }
 
-/// The pack of channels x times the number of one edge.
+/// The pack of channels x times the number of one edge among `edges` in lanes.
 template <class V>
 inline V scaled(const V& edges, int lane, const V& x) {
   return edges[lane] * x;
@@ -100,6 +100,7 @@ inline Pack<T> fold(const Pack<T>& a, const Pack<T>& b, std::index_sequence<I...
   return __builtin_shufflevector(a, b, (I / (S / 2) * S + I % (S / 2))...) +
          __builtin_shufflevector(a, b, (I / (S / 2) * S + I % (S / 2) + S / 2)...);
 }
+/// Lane n of the result is the sum over the lanes of packs[n], n < count; uses up `packs`.
 template <class T, int S = lanes<T>>
 inline Pack<T> fold_all(Pack<T>* packs, int count) {
   if constexpr (S == 1) {
@@ -135,25 +136,50 @@ inline void message_couplings(const MessageTable<Element<V>>& table, const V* an
   }
 }
 
-/// out[b] = sum_q functions[q] W[q, block + b] for one edge and path.
-template <class V, int B>
-inline void radial_channels(const V* functions, int n_radial, int lane, const Field<const Element<V>>& weights,
-                            int64_t offset, int row, V (&out)[B]) {
+/// B packs of channels for each of E edges, held in registers.
+template <class V, int E, int B>
+struct Tile {
+  V at[E][B];
+
+  Tile() {
+    for (int e = 0; e < E; ++e) {
+      for (int b = 0; b < B; ++b) at[e][b] = constant<V>(0);
+    }
+  }
+};
+
+/// Where a tile lies: edges from `lane` on, channels from `block` on.
+struct TilePlace {
+  int lane;
+  int block;
+};
+
+/// R_{p,k} of a tile, and with_slopes its derivative by the distance.
+template <class V, int E, int B, bool with_slopes>
+inline void radial_channels(const MessageWeights<V>& work, const MessageEdges<V>& edges, int path, TilePlace place,
+                            Tile<V, E, B>& R, Tile<V, E, B>& slope) {
   using T = Element<V>;
-  for (int b = 0; b < B; ++b) out[b] = constant<V>(0);
-  for (int q = 0; q < n_radial; ++q) {
+  const int n_radial = work.shape.n_radial, row = work.shape.row;
+  const V *radial = edges.radial, *slopes = edges.slopes;
+  const Field<const T> weights = work.weights;
+  int64_t offset = static_cast<int64_t>(path) * n_radial * row + place.block;
+  for (int q = 0; q < n_radial; ++q, offset += row) {
     for (int b = 0; b < B; ++b) {
-      out[b] += scaled(functions[q], lane, load_field<V>(weights, offset + q * row + b * lanes<T>));
+      const V weight = load_field<V>(weights, offset + b * lanes<T>);
+      for (int e = 0; e < E; ++e) {
+        R.at[e][b] += scaled(radial[q], place.lane + e, weight);
+        if constexpr (with_slopes) slope.at[e][b] += scaled(slopes[q], place.lane + e, weight);
+      }
     }
   }
 }
 
-/// The message of one edge in B packs of channels, added to out [LM, row].
-template <class V, int B>
-inline void add_message_of_edge(const MessageWeights<V>& work, const MessageEdges<V>& edges, int lane, int block,
+/// The message of a tile, added to out [LM, row].
+template <class V, int E, int B>
+inline void add_message_of_tile(const MessageWeights<V>& work, const MessageEdges<V>& edges, TilePlace place,
                                 Element<V>* out) {
   using T = Element<V>;
-  const int row = work.shape.row, n_radial = work.shape.n_radial;
+  const int row = work.shape.row;
   const MessageTable<T>& table = *work.shape.table;
   const auto* rows = table.rows.data();
   const auto* entries = table.entries.data();
@@ -161,28 +187,36 @@ inline void add_message_of_edge(const MessageWeights<V>& work, const MessageEdge
   const V* couplings = work.scratch;
   const int n_paths = static_cast<int>(table.path_rows.size()) - 1;
   for (int p = 0; p < n_paths; ++p) {
-    V R[B];
-    radial_channels(edges.radial, n_radial, lane, work.weights, static_cast<int64_t>(p) * n_radial * row + block, row, R);
+    Tile<V, E, B> R;
+    radial_channels<V, E, B, false>(work, edges, p, place, R, R);
     for (int32_t x = path_rows[p]; x < path_rows[p + 1]; ++x) {
-      V Rh[B];
-      for (int b = 0; b < B; ++b) {
-        Rh[b] = R[b] * load_field<V>(edges.h[lane], rows[x].component * row + block + b * lanes<T>);
+      Tile<V, E, B> Rh;
+      for (int e = 0; e < E; ++e) {
+        for (int b = 0; b < B; ++b) {
+          const int at = rows[x].component * row + place.block + b * lanes<T>;
+          Rh.at[e][b] = R.at[e][b] * load_field<V>(edges.h[place.lane + e], at);
+        }
       }
       for (int32_t n = rows[x].first_entry; n < rows[x].last_entry; ++n) {
-        T* target = out + entries[n].out * row + block;
-        for (int b = 0; b < B; ++b) add_to<V>(target + b * lanes<T>, scaled(couplings[n], lane, Rh[b]));
+        T* target = out + entries[n].out * row + place.block;
+        for (int b = 0; b < B; ++b) {
+          V sum = scaled(couplings[n], place.lane, Rh.at[0][b]);
+          for (int e = 1; e < E; ++e) sum += scaled(couplings[n], place.lane + e, Rh.at[e][b]);
+          add_to<V>(target + b * lanes<T>, sum);
+        }
       }
     }
   }
 }
 
-/// Gradients of <G, message> of one edge in B packs of channels; G [LM, row] has no tangent.
-template <class V, int B, MessageGeometry geometry, bool with_weights>
-inline void add_gradient_of_edge(const MessageWeights<V>& work, const MessageEdges<V>& edges, int lane, int block,
+/// Gradients of <G, message> of a tile; G [LM, row] has no tangent.
+template <class V, int E, int B, MessageGeometry geometry, bool with_weights>
+inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdges<V>& edges, TilePlace place,
                                  const Element<V>* G, MessageGradients<Element<V>>& gradients) {
   using T = Element<V>;
-  constexpr bool dual = sizeof(V) > sizeof(Pack<T>);
+  constexpr bool dual = sizeof(V) > sizeof(Pack<T>), with_slopes = geometry == MessageGeometry::distance;
   const int row = work.shape.row, n_radial = work.shape.n_radial, n_harmonics = work.shape.n_harmonics;
+  const int lane = place.lane, block = place.block;
   const MessageTable<T>& table = *work.shape.table;
   const auto* rows = table.rows.data();
   const auto* entries = table.entries.data();
@@ -190,82 +224,98 @@ inline void add_gradient_of_edge(const MessageWeights<V>& work, const MessageEdg
   const int32_t* path_rows = table.path_rows.data();
   const V* couplings = work.scratch;
   T* out = gradients.out;
-  T* dh = gradients.h[lane];
   const int n_paths = static_cast<int>(table.path_rows.size()) - 1;
-  Pack<T> by_geometry[max_harmonics + max_radial];  // as in MessageGradients, channels in lanes
-  Pack<T>* by_radial = by_geometry + n_harmonics;
+  Pack<T> by_geometry[E][max_harmonics + max_radial];  // as in MessageGradients, channels in lanes
   const int n_geometry = geometry_size<geometry>(work.shape);
-  for (int n = 0; n < n_geometry; ++n) by_geometry[n] = Pack<T>{};
+  for (int e = 0; e < E; ++e) {
+    for (int n = 0; n < n_geometry; ++n) by_geometry[e][n] = Pack<T>{};
+  }
 
   for (int p = 0; p < n_paths; ++p) {
-    const int64_t offset = static_cast<int64_t>(p) * n_radial * row + block;
-    V R[B], dR[B];  // R_{p,k} and the gradient by it
-    radial_channels(edges.radial, n_radial, lane, work.weights, offset, row, R);
-    for (int b = 0; b < B; ++b) dR[b] = constant<V>(0);
+    Tile<V, E, B> R, slope, dR;  // R_{p,k}, its derivative by the distance and the gradient by it
+    radial_channels<V, E, B, with_slopes>(work, edges, p, place, R, slope);
     for (int32_t x = path_rows[p]; x < path_rows[p + 1]; ++x) {
-      V h[B], Rh[B], sum[B];  // sum: gradient by Rh
+      Tile<V, E, B> Rh, sum;  // sum: gradient by Rh
       const int offset_h = rows[x].component * row + block;
-      for (int b = 0; b < B; ++b) {
-        h[b] = load_field<V>(edges.h[lane], offset_h + b * lanes<T>);
-        Rh[b] = R[b] * h[b];
-        sum[b] = constant<V>(0);
+      for (int e = 0; e < E; ++e) {
+        for (int b = 0; b < B; ++b) {
+          Rh.at[e][b] = R.at[e][b] * load_field<V>(edges.h[lane + e], offset_h + b * lanes<T>);
+        }
       }
       for (int32_t n = rows[x].first_entry; n < rows[x].last_entry; ++n) {
-        const T* g = G + entries[n].out * row + block;
-        V by_coupling = constant<V>(0);
+        const int offset_out = entries[n].out * row + block;
+        V by_coupling[E];
         for (int b = 0; b < B; ++b) {
-          const Pack<T> cotangent = load(g + b * lanes<T>);
-          sum[b] += scaled(couplings[n], lane, cotangent);
-          by_coupling += Rh[b] * cotangent;
-          if constexpr (dual) {
-            add_to<V>(out + entries[n].out * row + block + b * lanes<T>, scaled(couplings[n], lane, Rh[b]));
+          const Pack<T> cotangent = load(G + offset_out + b * lanes<T>);
+          for (int e = 0; e < E; ++e) {
+            sum.at[e][b] += scaled(couplings[n], lane + e, cotangent);
+            const V product = Rh.at[e][b] * cotangent;
+            by_coupling[e] = b == 0 ? product : by_coupling[e] + product;
+            if constexpr (dual) {
+              add_to<V>(out + offset_out + b * lanes<T>, scaled(couplings[n], lane + e, Rh.at[e][b]));
+            }
           }
         }
         if constexpr (geometry != MessageGeometry::none) {
           for (int32_t t = entries[n].first_term; t < entries[n].last_term; ++t) {
-            by_geometry[terms[t].harmonic] += terms[t].coupling * wanted_part(by_coupling);
+            for (int e = 0; e < E; ++e) {
+              by_geometry[e][terms[t].harmonic] += terms[t].coupling * wanted_part(by_coupling[e]);
+            }
           }
         }
       }
-      for (int b = 0; b < B; ++b) {
-        add_to<V>(dh + offset_h + b * lanes<T>, R[b] * sum[b]);
-        dR[b] += h[b] * sum[b];
+      for (int e = 0; e < E; ++e) {
+        for (int b = 0; b < B; ++b) {
+          const int at = offset_h + b * lanes<T>;
+          add_to<V>(gradients.h[lane + e] + at, R.at[e][b] * sum.at[e][b]);
+          dR.at[e][b] += load_field<V>(edges.h[lane + e], at) * sum.at[e][b];
+        }
       }
     }
-    if constexpr (geometry == MessageGeometry::distance) {
-      V slope[B];
-      radial_channels(edges.slopes, n_radial, lane, work.weights, offset, row, slope);
-      for (int b = 0; b < B; ++b) by_radial[0] += wanted_part(slope[b] * dR[b]);
+    if constexpr (with_slopes) {
+      for (int e = 0; e < E; ++e) {
+        for (int b = 0; b < B; ++b) by_geometry[e][n_harmonics] += wanted_part(slope.at[e][b] * dR.at[e][b]);
+      }
     }
     for (int q = 0; q < n_radial && (geometry == MessageGeometry::functions || with_weights); ++q) {
       for (int b = 0; b < B; ++b) {
-        const int64_t at = offset + q * row + b * lanes<T>;
-        if constexpr (geometry == MessageGeometry::functions) {
-          by_radial[q] += wanted_part(load_field<V>(work.weights, at) * dR[b]);
+        const int64_t at = (static_cast<int64_t>(p) * n_radial + q) * row + block + b * lanes<T>;
+        V by_weight = constant<V>(0);
+        for (int e = 0; e < E; ++e) {
+          if constexpr (geometry == MessageGeometry::functions) {
+            by_geometry[e][n_harmonics + q] += wanted_part(load_field<V>(work.weights, at) * dR.at[e][b]);
+          }
+          by_weight += scaled(edges.radial[q], lane + e, dR.at[e][b]);
         }
-        if constexpr (with_weights) add_to<V>(gradients.weights + at, scaled(edges.radial[q], lane, dR[b]));
+        if constexpr (with_weights) add_to<V>(gradients.weights + at, by_weight);
       }
     }
   }
-  add_lane_sums<T>(by_geometry, n_geometry, lane, gradients.geometry);
+  for (int e = 0; e < E; ++e) add_lane_sums<T>(by_geometry[e], n_geometry, lane + e, gradients.geometry);
 }
 
-/// Calls visit(integral constant of B, block) for blocks of B = 4 packs of channels, then of one.
-template <class T, class Visit>
-inline void for_each_block(int row, Visit visit) {
+/// Calls visit(E, B, place) with integral constants for tiles that cover the edges 0..count-1 and all channels. The weights
+/// of one block of channels stay in the nearest cache for all edges.
+template <class T, int E, int B, class Visit>
+inline void for_each_tile(int count, int row, Visit visit) {
+  const auto cover = [&](auto packs, int block) {
+    int lane = 0;
+    for (; lane + E <= count; lane += E) visit(std::integral_constant<int, E>(), packs, TilePlace{lane, block});
+    if constexpr (E > 1) {
+      for (; lane < count; ++lane) visit(std::integral_constant<int, 1>(), packs, TilePlace{lane, block});
+    }
+  };
   int block = 0;
-  for (; block + 4 * lanes<T> <= row; block += 4 * lanes<T>) visit(std::integral_constant<int, 4>(), block);
-  for (; block < row; block += lanes<T>) visit(std::integral_constant<int, 1>(), block);
+  for (; block + B * lanes<T> <= row; block += B * lanes<T>) cover(std::integral_constant<int, B>(), block);
+  for (; block < row; block += lanes<T>) cover(std::integral_constant<int, 1>(), block);
 }
 
 /// Adds the messages of a pack of edges to out [LM, row].
 template <class V>
 inline void add_message(const MessageWeights<V>& work, const MessageEdges<V>& edges, Element<V>* out) {
   message_couplings<V>(*work.shape.table, edges.angular, work.scratch);
-  for_each_block<Element<V>>(work.shape.row, [&](auto packs, int block) {
-    for (int lane = 0; lane < edges.count; ++lane) {
-      add_message_of_edge<V, decltype(packs)::value>(work, edges, lane, block, out);
-    }
+  for_each_tile<Element<V>, 4, 4>(edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
+    add_message_of_tile<V, decltype(n_edges)::value, decltype(n_packs)::value>(work, edges, place, out);
   });
 }
 
@@ -276,11 +326,14 @@ inline void add_message_gradient(const MessageWeights<V>& work, const MessageEdg
                                  MessageGradients<Element<V>>& gradients) {
   message_couplings<V>(*work.shape.table, edges.angular, work.scratch);
   for (int n = 0; n < geometry_size<geometry>(work.shape); ++n) gradients.geometry[n] = Pack<Element<V>>{};
-  for_each_block<Element<V>>(work.shape.row, [&](auto packs, int block) {
-    for (int lane = 0; lane < edges.count; ++lane) {
-      add_gradient_of_edge<V, decltype(packs)::value, geometry, with_weights>(work, edges, lane, block, G, gradients);
-    }
-  });
+  // The sizes that were fastest: large tiles share loads, small ones leave more of their numbers in registers.
+  constexpr bool dual = sizeof(V) > sizeof(Pack<Element<V>>);
+  constexpr int edges_of_tile = geometry == MessageGeometry::distance ? 2 : 4, packs_of_tile = dual ? 2 : 4;
+  for_each_tile<Element<V>, edges_of_tile, packs_of_tile>(
+      edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
+        add_gradient_of_tile<V, decltype(n_edges)::value, decltype(n_packs)::value, geometry, with_weights>(
+            work, edges, place, G, gradients);
+      });
 }
 
 }  // namespace tesseral::TESSERAL_ISA

@@ -159,6 +159,29 @@ struct Field {
   T* tangents = nullptr;
 };
 
+/// What messages are made of; with tangents (all four or none) the derivative along them. Edges of atom i are first[i] ..
+/// first[i+1]-1.
+template <class T>
+struct MessageInputs {
+  Field<const T> radial;     // [E, Q]
+  Field<const T> angular;    // [E, LM]
+  Field<const T> h;          // [n_rows, HM, row], rows of channels padded with zeros
+  Field<const T> weights;    // [P, Q, row]
+  const int64_t* first;      // [N+1]
+  const int64_t* neighbors;  // [E] rows of h
+};
+
+/// Gradients of <G, message>; h is always wanted, null means that others are not (radial and angular go together).
+template <class T>
+struct MessageOutputs {
+  T* radial;   // [E, Q]
+  T* angular;  // [E, LM]
+  T* h;        // [., HM, row] rows of h from first_row on, added to
+  int64_t first_row;
+  T* weights;  // [P, Q, row], added to
+  T* out;      // with tangents: that of the message [N, LM, row]
+};
+
 /// The operators compiled for one instruction set. Outputs are overwritten unless said otherwise.
 template <class T>
 struct Kernels {
@@ -188,6 +211,11 @@ struct Kernels {
                            T* gc);
   void (*product_gradient_tangent)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range,
                                    T* gA, T* gc, T* out);
+  // messages [N,LM,row]; without tangents
+  void (*message)(const MessageShape<T>&, const MessageInputs<T>&, Range atoms, T* out);
+  // <G, message> differentiated; with tangents: the tangents of the gradients and of the message
+  void (*message_gradient)(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range atoms,
+                           const MessageOutputs<T>&);
 };
 
 /// Kernels for the best instruction set of this machine, or the one chosen by use_instruction_set (dispatch.hpp).
