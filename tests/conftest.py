@@ -22,12 +22,12 @@ from tesseral.models.local import LocalModel
 pytest.register_assert_rewrite("model_contract")
 
 
-def _model(species: list[str], seed: int, scale: float, layers: dict[str, Any] | None) -> EnergyModel:
+def _model(species: list[str], seed: int, scale: float, messages: dict[str, Any] | None) -> EnergyModel:
     e0 = {symbol: -16.3123456789 * (index + 1) for index, symbol in enumerate(species)}
     sizes = {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "nu": 3, "features": 4, "readout": [4]}
-    if layers is None:
+    if messages is None:
         return LocalModel(species=species, e0=e0, scale=scale, seed=seed, **sizes)
-    model = LayeredModel(species=species, e0=e0, scale=scale, seed=seed, **sizes | layers)
+    model = LayeredModel(species=species, e0=e0, scale=scale, seed=seed, **sizes | messages)
     positions = np.random.default_rng(seed).uniform(0, 9, (40, 3))
     atoms = Atoms("X40", positions, cell=np.eye(3) * 9, pbc=True)  # without fixed scales energies would be huge
     centers, neighbors, vectors = map(torch.tensor, neighbor_list("ijD", atoms, model.cutoff))
@@ -46,12 +46,12 @@ def write_random_model() -> Callable[..., Path]:
         seed: int = 0,
         native_seed: int | None = None,
         scale: float = 0.05,
-        layers: dict[str, Any] | None = None,
+        messages: dict[str, Any] | None = None,
     ) -> Path:
-        """A local model, or a layered one with the arguments `layers`; `native_seed` puts the parameters of another
-        model beside the TorchScript program."""
-        model = _model(species, seed, scale, layers)
-        native = model if native_seed is None else _model(species, native_seed, scale, layers)
+        """`native_seed` puts the parameters of another model beside the TorchScript program; `messages`, further
+        arguments of LayeredModel, makes it layered."""
+        model = _model(species, seed, scale, messages)
+        native = model if native_seed is None else _model(species, native_seed, scale, messages)
         metadata = {
             "name": path.stem,
             "model_type": model.model_type,

@@ -12,7 +12,7 @@ from tesseral.calculator.lammps_process import lammps_missing
 
 needs_lammps = pytest.mark.skipif(lammps_missing(2) is not None, reason=str(lammps_missing(2)))
 
-#: a model of each kind: arguments `layers` of the fixture write_random_model; 7 channels are an odd number of float32
+#: a model of each kind: arguments `messages` of the fixture write_random_model; 7 channels are an odd number of float32
 MODELS: dict[str, dict[str, Any] | None] = {
     "local": None,
     "two layers": {"n_layers": 2},

@@ -170,9 +170,7 @@ class LayeredOracle:
                 n_components = new.shape[1]
                 per_atom = layer["residual"][species]
                 new = new + torch.stack(
-                    [
-                        torch.einsum("nk,nkf->nf", h[:, x], per_atom[:, int(x**0.5)]) for x in range(n_components)
-                    ],
+                    [torch.einsum("nk,nkf->nf", h[:, x], per_atom[:, int(x**0.5)]) for x in range(n_components)],
                     dim=1,
                 )
             h = new
@@ -182,7 +180,9 @@ class LayeredOracle:
         if size["zbl"]:
             numbers = torch.tensor(self.metadata["atomic_numbers"]).double()[species]
             ranges = size["zbl"]["inner"], size["zbl"]["outer"]
-            energies = energies + reference.zbl(vectors, centers, numbers[centers], numbers[neighbors], n_atoms, *ranges)
+            energies = energies + reference.zbl(
+                vectors, centers, numbers[centers], numbers[neighbors], n_atoms, *ranges
+            )
         return energies
 
     def readout(self, features: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ ENERGY, FORCE, STRESS = 1e-9, 1e-9, 1e-10  # relative; eV/Å; eV/Å^3
 @pytest.fixture(scope="module", params=MODELS)
 def model(request, tmp_path_factory, write_random_model):
     path = tmp_path_factory.mktemp("contract") / "random.pt"
-    return write_random_model(path, ["O", "Si", "Cu"], scale=1.0, layers=MODELS[request.param])
+    return write_random_model(path, ["O", "Si", "Cu"], scale=1.0, messages=MODELS[request.param])
 
 
 def structures() -> dict[str, Atoms]:

@@ -19,7 +19,7 @@ GOOD = "pair_coeff * * random.pt O Si\n"
 def folder(tmp_path_factory, write_random_model):
     folder = tmp_path_factory.mktemp("errors")
     write_random_model(folder / "random.pt", ["O", "Si"])
-    write_random_model(folder / "layers.pt", ["O", "Si"], layers=MODELS["two layers"])
+    write_random_model(folder / "layers.pt", ["O", "Si"], messages=MODELS["two layers"])
     (folder / "text.pt").write_text("no model\n")
     return folder
 

@@ -12,7 +12,7 @@ from tesseral.calculator.lammps_process import LammpsError, run_lammps
 
 pytestmark = needs_lammps
 STYLES = ["tesseral", "tesseral/torch"]
-LAYERED = {name: layers for name, layers in MODELS.items() if layers is not None}
+LAYERED = {name: messages for name, messages in MODELS.items() if messages is not None}
 THERMO = "thermo_style custom step atoms pe press pxx pxy\nthermo_modify norm no\n" + FORMAT
 
 
@@ -21,8 +21,8 @@ def folder(tmp_path_factory, write_random_model):
     """Model files 0.pt, 1.pt, ... of LAYERED, and local.pt."""
     folder = tmp_path_factory.mktemp("layers")
     write_random_model(folder / "local.pt", ["O", "Si"], scale=1.0)
-    for index, layers in enumerate(LAYERED.values()):
-        write_random_model(folder / f"{index}.pt", ["O", "Si"], scale=1.0, seed=index, layers=layers)
+    for index, messages in enumerate(LAYERED.values()):
+        write_random_model(folder / f"{index}.pt", ["O", "Si"], scale=1.0, seed=index, messages=messages)
     return folder
 
 

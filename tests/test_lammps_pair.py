@@ -25,7 +25,7 @@ dump_modify d format float %.17g
 @pytest.fixture(scope="module", params=["local", "two layers"])
 def model(request, tmp_path_factory, write_random_model):
     path = tmp_path_factory.mktemp("pair") / "random.pt"
-    return write_random_model(path, ["O", "Si"], scale=1.0, layers=MODELS[request.param])
+    return write_random_model(path, ["O", "Si"], scale=1.0, messages=MODELS[request.param])
 
 
 @pytest.fixture

@@ -112,8 +112,11 @@ def test_training_writes_everything_and_learns(architecture: str, data_file: Pat
     assert "epoch 40/40" in screen and "meV/atom" in screen and "meV/Å" in screen
 
 
-def test_model_file_of_a_training_gives_the_errors_of_its_report(data_file: Path, tmp_path: Path) -> None:
-    tables = train(settings(data_file), tmp_path)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_model_file_of_a_training_gives_the_errors_of_its_report(
+    architecture: str, data_file: Path, tmp_path: Path
+) -> None:
+    tables = train(settings(data_file, architecture), tmp_path)
     frames, _ = read_frames(data_file)
     table = error_table(frames, evaluate(tmp_path / "model.pt", [frame.atoms for frame in frames]))
     for quantity in ("energy_per_atom", "forces", "stress"):
@@ -124,10 +127,11 @@ def test_model_file_of_a_training_gives_the_errors_of_its_report(data_file: Path
     assert metadata["valid_range"]["minimum_distance"]["Cu-Cu"] > 2.0
 
 
-def test_isolated_atom_keeps_its_energy(data_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_isolated_atom_keeps_its_energy(architecture: str, data_file: Path, tmp_path: Path) -> None:
     atom = Atoms("Cu", info={"REF_energy": 1.25, "config_type": "IsolatedAtom"})
     ase.io.write(tmp_path / "atom.xyz", atom, format="extxyz")
-    content = settings(data_file).model_dump()
+    content = settings(data_file, architecture).model_dump()
     content["data"]["train"].append(str(tmp_path / "atom.xyz"))
     content["model"]["e0"] = "isolated_atoms"
     train(parse_config(content), tmp_path / "run")
