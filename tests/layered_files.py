@@ -100,6 +100,12 @@ def random_layered(species: list[str], cutoff: float = 4.5, seed: int = 0, **opt
     for n in range(len(widths) - 1):
         parameters[f"readout_mlp_{n}_weight"] = normal(widths[n], widths[n + 1])
         parameters[f"readout_mlp_{n}_bias"] = normal(widths[n + 1])
+    if widths:  # without features no energy
+        value = np.zeros(size["features"])
+        for n in range(len(widths) - 1):
+            value = value / (1.0 + np.exp(-value)) if n > 0 else value
+            value = value @ parameters[f"readout_mlp_{n}_weight"] + parameters[f"readout_mlp_{n}_bias"]
+        parameters[f"readout_mlp_{len(widths) - 2}_bias"] -= value
     parameters |= {"e0": ISOLATED * np.arange(S), "shift": np.full(S, 0.25), "scale": np.array([1.7])}
     if size["radial_basis"] == "spline":
         parameters["radial_table"] = random.normal(size=(32, Q, 4))
@@ -170,9 +176,7 @@ class LayeredOracle:
                 n_components = new.shape[1]
                 per_atom = layer["residual"][species]
                 new = new + torch.stack(
-                    [
-                        torch.einsum("nk,nkf->nf", h[:, x], per_atom[:, int(x**0.5)]) for x in range(n_components)
-                    ],
+                    [torch.einsum("nk,nkf->nf", h[:, x], per_atom[:, int(x**0.5)]) for x in range(n_components)],
                     dim=1,
                 )
             h = new
@@ -182,7 +186,9 @@ class LayeredOracle:
         if size["zbl"]:
             numbers = torch.tensor(self.metadata["atomic_numbers"]).double()[species]
             ranges = size["zbl"]["inner"], size["zbl"]["outer"]
-            energies = energies + reference.zbl(vectors, centers, numbers[centers], numbers[neighbors], n_atoms, *ranges)
+            energies = energies + reference.zbl(
+                vectors, centers, numbers[centers], numbers[neighbors], n_atoms, *ranges
+            )
         return energies
 
     def readout(self, features: Tensor) -> Tensor:
