@@ -1,4 +1,4 @@
-"""Layered models with random parameters as files, and their energies and gradients by the plain twins of the operators."""
+"""Layered models with random parameters as files, and their energies by the plain twins of the operators."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def message_terms(l_max: int, message_l: int) -> tuple[np.ndarray, np.ndarray, i
     terms, n_paths = [], 0
     for degree in range(message_l + 1):
         for l1 in range(l_max + 1):
-            for l in range(abs(l1 - degree), min(l_max, l1 + degree) + 1):
-                if (l1 + degree + l) % 2:
+            for out in range(abs(l1 - degree), min(l_max, l1 + degree) + 1):
+                if (l1 + degree + out) % 2:
                     continue
-                table = real_clebsch_gordan(l1, degree, l)
+                table = real_clebsch_gordan(l1, degree, out)
                 for m1, M, m in np.argwhere(table).tolist():
-                    key = n_paths, degree * degree + M, l * l + m, l1 * l1 + m1
+                    key = n_paths, degree * degree + M, out * out + m, l1 * l1 + m1
                     terms.append((key, float(table[m1, M, m])))
                 n_paths += 1
     terms.sort()
-    indices = np.array([[path, out, y, x] for (path, x, out, y), _ in terms], dtype=np.int32)
+    indices = np.array([[path, lm, y, x] for (path, x, lm, y), _ in terms], dtype=np.int32)
     return indices, np.array([value for _, value in terms]), n_paths
 
 
