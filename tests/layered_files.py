@@ -1,4 +1,4 @@
-"""Layered models with random parameters as files, and their energies and gradients by the plain twins of the operators."""
+"""Layered models with random parameters as files, and their energies by the plain twins of the operators."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def message_terms(l_max: int, message_l: int) -> tuple[np.ndarray, np.ndarray, i
     terms, n_paths = [], 0
     for degree in range(message_l + 1):
         for l1 in range(l_max + 1):
-            for l in range(abs(l1 - degree), min(l_max, l1 + degree) + 1):
-                if (l1 + degree + l) % 2:
+            for out in range(abs(l1 - degree), min(l_max, l1 + degree) + 1):
+                if (l1 + degree + out) % 2:
                     continue
-                table = real_clebsch_gordan(l1, degree, l)
+                table = real_clebsch_gordan(l1, degree, out)
                 for m1, M, m in np.argwhere(table).tolist():
-                    key = n_paths, degree * degree + M, l * l + m, l1 * l1 + m1
+                    key = n_paths, degree * degree + M, out * out + m, l1 * l1 + m1
                     terms.append((key, float(table[m1, M, m])))
                 n_paths += 1
     terms.sort()
-    indices = np.array([[path, out, y, x] for (path, x, out, y), _ in terms], dtype=np.int32)
+    indices = np.array([[path, lm, y, x] for (path, x, lm, y), _ in terms], dtype=np.int32)
     return indices, np.array([value for _, value in terms]), n_paths
 
 
@@ -100,6 +100,12 @@ def random_layered(species: list[str], cutoff: float = 4.5, seed: int = 0, **opt
     for n in range(len(widths) - 1):
         parameters[f"readout_mlp_{n}_weight"] = normal(widths[n], widths[n + 1])
         parameters[f"readout_mlp_{n}_bias"] = normal(widths[n + 1])
+    if widths:  # without features no energy
+        value = np.zeros(size["features"])
+        for n in range(len(widths) - 1):
+            value = value / (1.0 + np.exp(-value)) if n > 0 else value
+            value = value @ parameters[f"readout_mlp_{n}_weight"] + parameters[f"readout_mlp_{n}_bias"]
+        parameters[f"readout_mlp_{len(widths) - 2}_bias"] -= value
     parameters |= {"e0": ISOLATED * np.arange(S), "shift": np.full(S, 0.25), "scale": np.array([1.7])}
     if size["radial_basis"] == "spline":
         parameters["radial_table"] = random.normal(size=(32, Q, 4))

@@ -89,7 +89,8 @@ std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1
 }
 
 nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
-                  Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts, nb::object exchange) {
+                  Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts, nb::object exchange,
+                  std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials) {
   const size_t n_atoms = positions.shape(0);
   check_length(species.shape(0), n_atoms, "species");
   if (first.shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
@@ -97,6 +98,7 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
   const auto n_edges = static_cast<size_t>(first.data()[n_centers]);
   check_length(neighbors.shape(0), n_edges, "neighbors");
   if (shifts) check_length(shifts->shape(0), n_edges, "shifts");
+  if (neighbor_virials) check_length(neighbor_virials->shape(0), n_atoms, "neighbor_virials");
   Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
   const std::vector<tesseral::NeighborRow> rows = neighbor_rows(first, neighbors.data(), shifts ? shifts->data() : nullptr);
   PythonExchange python_exchange(exchange, n_atoms);
@@ -110,7 +112,10 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
   };
   {
     const nb::gil_scoped_release release;
-    engine.compute(input, {.energies = energies.data, .forces = forces.data, .virials = virials.data});
+    engine.compute(input, {.energies = energies.data,
+                           .forces = forces.data,
+                           .virials = virials.data,
+                           .neighbor_virials = neighbor_virials ? neighbor_virials->data() : nullptr});
   }
   return nb::make_tuple(energies.array, forces.array, virials.array);
 }
@@ -175,7 +180,7 @@ NB_MODULE(_engine, module) {
       .def_prop_ro("instruction_set", &Engine::instruction_set, "Instruction set in use: avx512, avx2 or baseline.")
       .def(
           "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
-          nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(),
+          nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(), nb::arg("neighbor_virials").none() = nb::none(),
           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i; None: none). Edges beyond "
@@ -183,7 +188,8 @@ NB_MODULE(_engine, module) {
           "cutoff are ignored. A model with several layers needs the features of every neighbour: where some are not\n"
           "centers, `exchange` has methods forward(rows), which copies the rows of centers to their ghosts, and\n"
           "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
-          "n_layers - 1 times by each. Raises ValueError for indices out of range and for neighbours without features,\n"
+          "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
+          "Raises ValueError for indices out of range and for neighbours without features,\n"
           "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
            nb::arg("shifts").none(),
