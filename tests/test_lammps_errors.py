@@ -86,13 +86,16 @@ def test_style_without_coefficients_is_refused(folder):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("style", ["tesseral", "tesseral/torch"])
-@pytest.mark.parametrize("model", ["random.pt", "layers.pt"])
-def test_atoms_on_top_of_each_other_stop_all_ranks(folder, style, model, ranks):
+@pytest.mark.parametrize(
+    ("model", "ids", "where"), [("random.pt", "6[56]", ""), ("layers.pt", r"\d+", " there or in the neighbourhood")]
+)
+def test_atoms_on_top_of_each_other_stop_all_ranks(folder, style, model, ids, where, ranks):
     twice = "create_atoms 1 single 0.5 0.5 0.5\n" * 2
     refused(
         folder,
         f"{twice}pair_style {style}\n{GOOD.replace('random.pt', model)}run 0\n",
-        rf"pair_style {style}: the energy of the atom with ID 6[56] .* is not finite on step 0: check for atoms",
+        rf"pair_style {style}: the (energy|force) of the atom with ID {ids} .* is not finite on step 0: check for atoms "
+        f"on top of each other{where}, non-finite positions",
         ranks=ranks,
     )
 

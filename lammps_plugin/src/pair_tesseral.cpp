@@ -307,10 +307,12 @@ void PairTesseralBase::evaluate(const EngineInput& input, const EngineOutput& ou
   } catch (const tesseral::NonFiniteResult& problem) {
     const double* x = atom->x[problem.atom];
     const std::string tag = atom->tag_enable ? " with ID " + std::to_string(atom->tag[problem.atom]) : "";
+    // messages carry a fault to other atoms, whose rank may be the first to stop
+    const char* where = model_->n_layers() > 1 ? " there or in the neighbourhood" : "";
     fail_on_this_rank(fmt::format(
         "pair_style {}: the {} of the atom{} at {:g} {:g} {:g} is not finite on step {}: check for atoms on top of "
-        "each other, non-finite positions and too long a timestep",
-        style_, problem.quantity, tag, x[0], x[1], x[2], update->ntimestep));
+        "each other{}, non-finite positions and too long a timestep",
+        style_, problem.quantity, tag, x[0], x[1], x[2], update->ntimestep, where));
   } catch (const std::bad_alloc&) {
     fail_on_this_rank("pair_style " + style_ + ": out of memory; use more ranks on more nodes, or fewer atoms");
   } catch (const std::exception& problem) {
