@@ -13,6 +13,7 @@ Condon-Shortley phase.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,6 +58,23 @@ def spherical_harmonics(vectors: Tensor, l_max: int) -> Tensor:
     return torch.stack(components, dim=1)
 
 
+def spherical_harmonics_gradient(gradient: Tensor, vectors: Tensor, l_max: int) -> Tensor:
+    """Vector-Jacobian product [E, 3] of `spherical_harmonics` with `gradient` [E, (l_max+1)^2].
+
+    Differentiable in `gradient` (linearly) and in `vectors`.
+    """
+    return _vector_jacobian_product(lambda moved: spherical_harmonics(moved, l_max), vectors, gradient)
+
+
+def _vector_jacobian_product(function: Callable[[Tensor], Tensor], inputs: Tensor, gradient: Tensor) -> Tensor:
+    """Derivative of <gradient, function(inputs)> by the inputs, with a graph where one is being recorded."""
+    differentiable = torch.is_grad_enabled() and (gradient.requires_grad or inputs.requires_grad)
+    with torch.enable_grad():
+        leaf = inputs if inputs.requires_grad else inputs.detach().requires_grad_()
+        (result,) = torch.autograd.grad(function(leaf), leaf, gradient, create_graph=differentiable)
+    return result if differentiable else result.detach()
+
+
 def envelope(x: Tensor) -> Tensor:
     """Polynomial cutoff 1 - 28 x^6 + 48 x^7 - 21 x^8 of x = r / cutoff; it, f' and f'' vanish at 1; 0 beyond.
 
@@ -90,6 +108,18 @@ def radial_basis(distances: Tensor, basis: str, n_radial: int, cutoff: float, ta
     else:
         raise ValueError(f"radial_basis: unknown basis {basis!r}; known: {', '.join(RADIAL_BASES)}")
     return values * envelope(x)[:, None]
+
+
+def radial_basis_gradient(
+    gradient: Tensor, distances: Tensor, basis: str, n_radial: int, cutoff: float, table: Tensor
+) -> Tensor:
+    """Vector-Jacobian product [E] of `radial_basis` with `gradient` [E, n_radial].
+
+    Differentiable in `gradient` (linearly) and in `distances`.
+    """
+    return _vector_jacobian_product(
+        lambda moved: radial_basis(moved, basis, n_radial, cutoff, table), distances, gradient
+    )
 
 
 def _chebyshev(y: Tensor, n_radial: int) -> Tensor:
@@ -159,23 +189,8 @@ def density_gradient(
     gradient: [N, n_species*n_radial, (l_max+1)^2], the derivative of a scalar by the density; the rest as in
     `density`.  Returns [E, 3], differentiable in `gradient` (linearly) and in `vectors`.
     """
-    differentiable = torch.is_grad_enabled() and (gradient.requires_grad or vectors.requires_grad)
-    with torch.enable_grad():
-        inputs = vectors if vectors.requires_grad else vectors.detach().requires_grad_()
-        values = density(
-            inputs,
-            centers,
-            neighbor_species,
-            gradient.shape[0],
-            n_species,
-            l_max,
-            basis,
-            n_radial,
-            cutoff,
-            table,
-        )
-        (result,) = torch.autograd.grad(values, inputs, gradient, create_graph=differentiable)
-    return result if differentiable else result.detach()
+    sizes = (gradient.shape[0], n_species, l_max, basis, n_radial, cutoff, table)
+    return _vector_jacobian_product(lambda moved: density(moved, centers, neighbor_species, *sizes), vectors, gradient)
 
 
 def mix(features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
@@ -194,6 +209,35 @@ def mix(features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
         mixed = torch.einsum("icm,mck->imk", features[atoms], weights[kind, degree_of_component])
         result = result.index_add(0, atoms, mixed)
     return result
+
+
+def message(
+    radial: Tensor,
+    angular: Tensor,
+    h: Tensor,
+    weights: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    n_atoms: int,
+    terms: Tensor,
+    couplings: Tensor,
+) -> Tensor:
+    """Messages to each atom from the features h of its neighbors, in harmonics coupled to the components of h.
+
+    M[i, lm, k] = sum over edges e of i and terms t = (p, lm, y, x) of
+        couplings[t] (sum_q radial[e, q] weights[p, q, k]) angular[e, y] h[neighbor of e, x, k]
+
+    radial: [E, Q] radial functions of the distances; angular: [E, LM] harmonics of the directions; h: [N, HM, K] with
+    N >= n_atoms (ghosts last); weights: [P, Q, K]; centers (sorted), neighbors: [E] int64; terms: [n_terms, 4] int32 of
+    path, output component, harmonic and component of h, sorted by path, component of h and output component;
+    couplings: [n_terms].  Multilinear in radial, angular, h and weights.  Returns [n_atoms, LM, K].
+    """
+    path, out, harmonic, component = terms.long().unbind(1)
+    channels = torch.einsum("eq,pqk->epk", radial, weights)  # [E, P, K]
+    numbers = couplings.to(angular.dtype) * angular[:, harmonic]  # [E, n_terms]
+    products = numbers[:, :, None] * channels[:, path] * h[neighbors][:, component]  # [E, n_terms, K]
+    by_edge = products.new_zeros((len(centers), angular.shape[1], h.shape[2])).index_add(1, out, products)
+    return products.new_zeros((n_atoms, angular.shape[1], h.shape[2])).index_add(0, centers, by_edge)
 
 
 def symmetric_product(A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor) -> Tensor:

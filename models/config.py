@@ -27,7 +27,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_and_false_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and not str(info.field_name).endswith("_key"):
+        if isinstance(value, bool) and not str(info.field_name).endswith(("_key", "_mixing")):
             raise ValueError(f"expected a value other than yes, no, true or false, got {str(value).lower()}")
         return value
 
@@ -93,13 +93,17 @@ class RepulsionConfig(Section):
 
 
 class ModelConfig(Section):
-    """Architecture of the local model; :class:`tesseral.models.local.LocalModel` explains each number."""
+    """Architecture; :class:`tesseral.models.local.LocalModel` and, for more layers than one,
+    :class:`tesseral.models.layered.LayeredModel` explain each number."""
 
     cutoff: float = Field(default=5.0, description="neighbours closer than this (Å) are seen")
     l_max: int = Field(default=3, ge=0, le=8, description="highest degree of the spherical harmonics")
     n_radial: int = Field(default=8, ge=1, le=64, description="radial functions per neighbour species")
     channels: int = Field(default=64, ge=1, description="channels after the mixing of species and radial functions")
     nu: int = Field(default=3, ge=1, le=4, description="highest correlation order; body order nu + 1")
+    layers: int = Field(default=1, ge=1, le=3, description="1: strictly local; more: atoms pass features on")
+    message_l: int = Field(default=0, ge=0, le=2, description="highest degree of the features that are passed on")
+    message_mixing: bool = Field(default=False, description="mix the channels of messages before their product")
     radial_basis: Literal["bessel", "chebyshev", "gaussian"] = "gaussian"
     features: int = Field(default=32, ge=1, description="features per atom that the readout sees")
     readout: list[int] = Field(default=[32], description="hidden widths of the nonlinear readout; [] for linear only")
@@ -144,6 +148,14 @@ class ModelConfig(Section):
     def _repulsion_inside_cutoff(self) -> ModelConfig:
         if self.zbl is not None and self.zbl.outer > self.cutoff:
             raise ValueError(f"zbl.outer ({self.zbl.outer:g} Å) reaches beyond the cutoff ({self.cutoff:g} Å)")
+        return self
+
+    @model_validator(mode="after")
+    def _messages_fit(self) -> ModelConfig:
+        if self.layers == 1 and (self.message_l > 0 or self.message_mixing):
+            raise ValueError("message_l and message_mixing belong to models with layers: 2 or 3, got layers: 1")
+        if self.message_l > self.l_max:
+            raise ValueError(f"message_l ({self.message_l}) must be at most l_max ({self.l_max})")
         return self
 
 

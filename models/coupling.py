@@ -33,6 +33,8 @@ INDEPENDENT = 1e-9  # squared length that must remain after projection; noise le
 COMPONENT_RADIX = 4096  # more than the number of components, its fourth power fits int64
 
 PathLabel = tuple[int, tuple[int, ...], int]
+#: monomials [n_monomials, order] and their coefficients [n_outputs, n_monomials]
+_Column = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,32 @@ def symmetric_basis(l_max: int, nu: int, l_out: int = 0, parity: int = 1) -> Pro
         raise ValueError(f"symmetric_basis: nu must be in 1..{MAXIMUM_ORDER}, got {nu}")
     if parity not in (1, -1):
         raise ValueError(f"symmetric_basis: parity must be 1 or -1, got {parity}")
+    paths, columns = _paths(l_max, nu, l_out, parity)
+    return _tree_of_monomials(2 * l_out + 1, paths, columns)
+
+
+@cache
+def tensor_basis(l_max: int, nu: int, l_out: int) -> ProductTable:
+    """The symmetric products of all degrees L = 0..l_out with the parity (-1)^L, in one tree.
+
+    Component M of degree L is output L*L + L + M; `paths` lists those of L = 0 first, then L = 1, and so on.
+    """
     paths: list[PathLabel] = []
-    columns: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []  # monomials, [2*l_out+1, n_monomials]
+    columns: list[_Column] = []
+    for degree in range(l_out + 1):
+        own_paths, own_columns = _paths(l_max, nu, degree, (-1) ** degree)
+        paths += own_paths
+        for monomials, coefficients in own_columns:
+            all_outputs = np.zeros(((l_out + 1) ** 2, len(monomials)))
+            all_outputs[degree**2 : (degree + 1) ** 2] = coefficients
+            columns.append((monomials, all_outputs))
+    return _tree_of_monomials((l_out + 1) ** 2, paths, columns)
+
+
+def _paths(l_max: int, nu: int, l_out: int, parity: int) -> tuple[list[PathLabel], list[_Column]]:
+    """Labels and polynomials of all independent products of one degree and parity."""
+    paths: list[PathLabel] = []
+    columns: list[_Column] = []
     for order in range(1, nu + 1):
         for degrees in combinations_with_replacement(range(l_max + 1), order):
             if (-1) ** sum(degrees) != parity:
@@ -92,12 +118,10 @@ def symmetric_basis(l_max: int, nu: int, l_out: int = 0, parity: int = 1) -> Pro
             for index, coefficients in enumerate(tensors.coefficients):
                 paths.append((order, degrees, index))
                 columns.append((tensors.monomials, coefficients))
-    return _tree_of_monomials(2 * l_out + 1, paths, columns)
+    return paths, columns
 
 
-def _tree_of_monomials(
-    n_outputs: int, paths: list[PathLabel], columns: list[tuple[NDArray[np.int64], NDArray[np.float64]]]
-) -> ProductTable:
+def _tree_of_monomials(n_outputs: int, paths: list[PathLabel], columns: list[_Column]) -> ProductTable:
     """Arrange the monomials of all paths in a tree; a node is keyed by (output, factors...)."""
     entries: list[tuple[tuple[int, ...], int, float]] = []
     keys: set[tuple[int, ...]] = set()

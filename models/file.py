@@ -50,7 +50,7 @@ class ModelFile:
     Attributes:
         path: the file.
         metadata: contents of ``metadata.json``.
-        parameters: arrays by name, scales folded in; see :meth:`tesseral.models.local.LocalModel.native_parameters`.
+        parameters: arrays by name, scales folded in; see ``native_parameters`` of the models.
     """
 
     path: Path

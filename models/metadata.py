@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 from tesseral.models.checkpoint import Progress
 from tesseral.models.config import Config
 from tesseral.models.data import find_edges
-from tesseral.models.local import LocalModel
+from tesseral.models.energy_model import EnergyModel
 from tesseral.models.metrics import UNITS
 from tesseral.models.prepare import PreparedData
 
@@ -22,7 +22,7 @@ PACKAGES = ("tesseral", "torch", "numpy", "ase", "vesin", "safetensors")
 
 
 def model_metadata(
-    config: Config, data: PreparedData, model: LocalModel, progress: Progress, tables: Mapping[str, Any]
+    config: Config, data: PreparedData, model: EnergyModel, progress: Progress, tables: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything of metadata.json that :func:`tesseral.models.file.save_model` does not add itself.
 
@@ -36,11 +36,11 @@ def model_metadata(
     return {
         "name": config.name,
         "description": config.description,
-        "model_type": "local",
+        "model_type": model.model_type,
         "species": data.elements,
         "atomic_numbers": [atomic_numbers[element] for element in data.elements],
         "cutoff": model.cutoff,
-        "n_layers": 1,
+        "n_layers": model.n_layers,
         "architecture": model.architecture(),
         "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
         "e0": data.e0,

@@ -16,9 +16,9 @@ from tesseral.models.checkpoint import CheckpointError
 from tesseral.models.config import Config
 from tesseral.models.config_file import dump_config
 from tesseral.models.data import batches_by_atoms
+from tesseral.models.energy_model import EnergyModel
 from tesseral.models.file import save_model, write_atomically
 from tesseral.models.frames import Frame
-from tesseral.models.local import LocalModel
 from tesseral.models.loss import predict
 from tesseral.models.metadata import model_metadata
 from tesseral.models.metrics import print_error_table
@@ -69,7 +69,7 @@ def train(config: Config, output: Path, resume: bool = False, console: Console |
         return _conclude(config, output, data, model, trainer, console)
 
 
-def predict_frames(model: LocalModel, data: PreparedData, frames: Sequence[Frame]) -> list[dict[str, Any]]:
+def predict_frames(model: EnergyModel, data: PreparedData, frames: Sequence[Frame]) -> list[dict[str, Any]]:
     """Predictions of a model in float64 for labelled frames.
 
     Returns:
@@ -112,7 +112,7 @@ def _identity(config: Config, data: PreparedData) -> dict[str, Any]:
 
 
 def _conclude(
-    config: Config, output: Path, data: PreparedData, model: LocalModel, trainer: Trainer, console: Console
+    config: Config, output: Path, data: PreparedData, model: EnergyModel, trainer: Trainer, console: Console
 ) -> dict[str, Any]:
     """Write the model file, then the report, from the best weights, which the trainer has left in the model."""
     exported = copy.deepcopy(model).double()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from ase.data import chemical_symbols
 from tesseral.models.config import Config
 from tesseral.models.data import Structure, build_structure, collate, species_indices, split_validation
 from tesseral.models.e0 import atomic_energies, separate_isolated_atoms
+from tesseral.models.energy_model import EnergyModel
 from tesseral.models.frames import DataError, Frame, LabelKeys, read_frames
+from tesseral.models.layered import LayeredModel
 from tesseral.models.local import LocalModel
 
 #: atoms whose densities set the fixed scales of the model
@@ -101,7 +104,7 @@ def prepare_data(config: Config, say: Callable[[str], None]) -> PreparedData:
     return PreparedData(elements, e0, training, validation, tests)
 
 
-def build_model(config: Config, data: PreparedData, structures: Sequence[Structure]) -> LocalModel:
+def build_model(config: Config, data: PreparedData, structures: Sequence[Structure]) -> EnergyModel:
     """A model with random weights from the seed, normalised on a sample of the training structures.
 
     The energy scale ``auto`` is the root mean square of the force components times 1 Å, and 1 eV without forces.
@@ -111,25 +114,24 @@ def build_model(config: Config, data: PreparedData, structures: Sequence[Structu
     settings = config.model
     torch_dtype = DTYPES[config.training.precision]
     scale = force_scale(data.training) if settings.scale == "auto" else settings.scale
-    model = LocalModel(
-        species=data.elements,
-        cutoff=settings.cutoff,
-        l_max=settings.l_max,
-        n_radial=settings.n_radial,
-        channels=settings.channels,
-        nu=settings.nu,
-        features=settings.features,
-        readout=settings.readout,
-        e0=data.e0,
-        radial_basis=settings.radial_basis,
-        scale=scale,
-        zbl=None if settings.zbl is None else (settings.zbl.inner, settings.zbl.outer),
-        seed=config.training.seed,
-    ).to(torch_dtype)
+    arguments: dict[str, Any] = {
+        "species": data.elements,
+        "e0": data.e0,
+        "scale": scale,
+        "zbl": None if settings.zbl is None else (settings.zbl.inner, settings.zbl.outer),
+        "seed": config.training.seed,
+    }
+    for name in ("cutoff", "l_max", "n_radial", "channels", "nu", "features", "readout", "radial_basis"):
+        arguments[name] = getattr(settings, name)
+    model: EnergyModel
+    if settings.layers == 1:
+        model = LocalModel(**arguments)
+    else:
+        arguments |= {name: getattr(settings, name) for name in ("message_l", "message_mixing")}
+        model = LayeredModel(n_layers=settings.layers, **arguments)
+    model.to(torch_dtype)
     sample = collate(_spread_sample(structures, SCALE_SAMPLE_ATOMS))
-    neighbor_species = sample.species[sample.neighbors]
-    density = model.density(sample.vectors, sample.centers, neighbor_species, len(sample.species))
-    model.initialise_scales([density], [sample.species])
+    model.normalise(sample.vectors, sample.centers, sample.neighbors, sample.species)
     return model
 
 

@@ -1,15 +1,17 @@
-"""The local model on the plain-PyTorch operators: oracle of the tests and baseline of the benchmarks."""
+"""The models on the plain-PyTorch operators: oracles of the tests and baseline of the benchmarks."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from tesseral.kernel import reference
+from tesseral.models.energy_model import EnergyModel
+from tesseral.models.layered import LayeredModel
 from tesseral.models.local import LocalModel
 
 
-class ReferenceLocalModel(LocalModel):
-    """`LocalModel` without the compiled kernel: same arguments, state and results; slow, not scriptable."""
+class ReferenceOperators(EnergyModel):
+    """The operators of a model without the compiled kernel; slow, not scriptable."""
 
     def prepare_operators(self) -> None:
         """Nothing to load."""
@@ -25,11 +27,46 @@ class ReferenceLocalModel(LocalModel):
     def mix(self, features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
         return reference.mix(features, weights, species)
 
-    def symmetric_product(self, A: Tensor, coefficients: Tensor, species: Tensor) -> Tensor:
-        return reference.symmetric_product(A, coefficients, species, self.product_tree, self.product_roots)
+    def product(self, A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor) -> Tensor:
+        return reference.symmetric_product(A, coefficients, species, tree, roots)
 
     def zbl(
         self, vectors: Tensor, centers: Tensor, center_numbers: Tensor, neighbor_numbers: Tensor, n_atoms: int
     ) -> Tensor:
         sizes = (n_atoms, self.zbl_inner, self.zbl_outer)
         return reference.zbl(vectors, centers, center_numbers, neighbor_numbers, *sizes)
+
+
+class ReferenceLocalModel(ReferenceOperators, LocalModel):
+    """`LocalModel` without the compiled kernel: same arguments, state and results."""
+
+
+class ReferenceLayeredModel(ReferenceOperators, LayeredModel):
+    """`LayeredModel` without the compiled kernel: same arguments, state and results."""
+
+    def radial_basis_of(self, distances: Tensor) -> Tensor:
+        return reference.radial_basis(distances, self.radial_basis, self.n_radial, self.cutoff, self.radial_table)
+
+    def radial_basis_gradient(self, gradient: Tensor, distances: Tensor) -> Tensor:
+        sizes = (self.radial_basis, self.n_radial, self.cutoff, self.radial_table)
+        return reference.radial_basis_gradient(gradient, distances, *sizes)
+
+    def harmonics(self, vectors: Tensor) -> Tensor:
+        return reference.spherical_harmonics(vectors, self.l_max)
+
+    def harmonics_gradient(self, gradient: Tensor, vectors: Tensor) -> Tensor:
+        return reference.spherical_harmonics_gradient(gradient, vectors, self.l_max)
+
+    def message(
+        self,
+        radial: Tensor,
+        angular: Tensor,
+        h: Tensor,
+        weights: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        n_atoms: int,
+        terms: Tensor,
+        couplings: Tensor,
+    ) -> Tensor:
+        return reference.message(radial, angular, h, weights, centers, neighbors, n_atoms, terms, couplings)

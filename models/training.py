@@ -21,7 +21,7 @@ from tesseral.models.checkpoint import (
 )
 from tesseral.models.config import TrainingConfig
 from tesseral.models.data import Batch, Structure, batch_order, batches_by_atoms, collate
-from tesseral.models.local import LocalModel
+from tesseral.models.energy_model import EnergyModel
 from tesseral.models.loss import ErrorSums, loss_value, predict, residuals, weights_at
 from tesseral.models.optimisation import AveragedWeights, copy_into, learning_rate, make_optimizer
 
@@ -65,7 +65,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: LocalModel,
+        model: EnergyModel,
         training: Sequence[Structure],
         validation: Sequence[Structure],
         settings: TrainingConfig,
@@ -73,6 +73,7 @@ class Trainer:
         identity: dict[str, Any],
     ) -> None:
         self.model = model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.training = training
         self.settings = settings
         self.checkpoint = folder / CHECKPOINT_NAME
@@ -140,9 +141,9 @@ class Trainer:
         sums.add(errors, settings.loss)
         optimizer = self.state.optimizer
         if loss.requires_grad:  # not for a batch whose only labels have no weight
-            loss.backward()
+            loss.backward(inputs=self.parameters)  # and by nothing else that the model differentiates by
             if settings.gradient_clip is not None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+                torch.nn.utils.clip_grad_norm_(self.parameters, settings.gradient_clip)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, progress.step, self.steps_per_epoch)
             optimizer.step()

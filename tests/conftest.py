@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.data import atomic_numbers
+from ase.neighborlist import neighbor_list
 
+from tesseral.kernel import load_operators
+from tesseral.models.energy_model import EnergyModel
 from tesseral.models.file import save_model
+from tesseral.models.layered import LayeredModel
 from tesseral.models.local import LocalModel
 
+pytest.register_assert_rewrite("model_contract")
 
-def _model(species: list[str], seed: int, scale: float) -> LocalModel:
+
+def _model(species: list[str], seed: int, scale: float, messages: dict[str, Any] | None) -> EnergyModel:
     e0 = {symbol: -16.3123456789 * (index + 1) for index, symbol in enumerate(species)}
     sizes = {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "nu": 3, "features": 4, "readout": [4]}
-    return LocalModel(species=species, e0=e0, scale=scale, seed=seed, **sizes)
+    if messages is None:
+        return LocalModel(species=species, e0=e0, scale=scale, seed=seed, **sizes)
+    model = LayeredModel(species=species, e0=e0, scale=scale, seed=seed, **sizes | messages)
+    positions = np.random.default_rng(seed).uniform(0, 9, (40, 3))
+    atoms = Atoms("X40", positions, cell=np.eye(3) * 9, pbc=True)  # without fixed scales energies would be huge
+    centers, neighbors, vectors = map(torch.tensor, neighbor_list("ijD", atoms, model.cutoff))
+    model.normalise(vectors, centers, neighbors, torch.tensor(np.arange(len(atoms)) % len(species)))
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -24,18 +40,25 @@ def write_random_model() -> Callable[..., Path]:
     """write(path, species): a small model file with random weights and a cutoff of 4 Å."""
 
     def write(
-        path: Path, species: list[str], *, seed: int = 0, native_seed: int | None = None, scale: float = 0.05
+        path: Path,
+        species: list[str],
+        *,
+        seed: int = 0,
+        native_seed: int | None = None,
+        scale: float = 0.05,
+        messages: dict[str, Any] | None = None,
     ) -> Path:
-        """`native_seed` puts the parameters of another model beside the TorchScript program."""
-        model = _model(species, seed, scale)
-        native = model if native_seed is None else _model(species, native_seed, scale)
+        """`native_seed` puts the parameters of another model beside the TorchScript program; `messages`, further
+        arguments of LayeredModel, makes it layered."""
+        model = _model(species, seed, scale, messages)
+        native = model if native_seed is None else _model(species, native_seed, scale, messages)
         metadata = {
             "name": path.stem,
-            "model_type": "local",
+            "model_type": model.model_type,
             "species": species,
             "atomic_numbers": [atomic_numbers[symbol] for symbol in species],
             "cutoff": model.cutoff,
-            "n_layers": 1,
+            "n_layers": model.n_layers,
             "architecture": model.architecture(),
             "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
             "e0": dict(zip(species, model.e0, strict=True)),
@@ -47,3 +70,15 @@ def write_random_model() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(request) -> Iterator[str]:
+    """Each instruction set in turn for the torch operators; skipped where this processor lacks it."""
+    load_operators()
+    try:
+        torch.ops.tesseral.use_instruction_set(request.param)
+    except ValueError:
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    torch.ops.tesseral.use_instruction_set("auto")

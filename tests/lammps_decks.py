@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,14 @@ import pytest
 from tesseral.calculator.lammps_process import lammps_missing
 
 needs_lammps = pytest.mark.skipif(lammps_missing(2) is not None, reason=str(lammps_missing(2)))
+
+#: a model of each kind: arguments `messages` of the fixture write_random_model; 7 channels are an odd number of float32
+MODELS: dict[str, dict[str, Any] | None] = {
+    "local": None,
+    "two layers": {"n_layers": 2},
+    "two layers, vectors": {"n_layers": 2, "message_l": 1, "channels": 7},
+    "three layers, tensors, mixing": {"n_layers": 3, "message_l": 2, "message_mixing": True, "channels": 4, "nu": 2},
+}
 
 #: a distorted crystal of two types, a different one for each seed; 64 atoms in a box of 10.8 Å
 CRYSTAL = """

@@ -245,10 +245,10 @@ def test_bench_train_compares_the_compiled_with_the_reference_path():
 def test_bench_train_table(monkeypatch):
     from tesseral.benchmarks import training
 
-    numbers = {"n_structures": 4, "n_atoms": 256, "compiled": 40.0, "reference": 800.0, "ratio": 20.0}
+    numbers = {"n_structures": 4, "n_atoms": 256, "compiled": 40.0, "reference": 800.0, "ratio": 20.0, "layered": 90.0}
     monkeypatch.setattr(training, "measure_training", lambda repeats: numbers)
     output = run("bench", "--train").output
-    assert "800.0" in output and "20.0" in output
+    assert "800.0" in output and "20.0" in output and "90.0" in output
 
 
 def test_the_median_leaves_out_the_warm_up(monkeypatch):

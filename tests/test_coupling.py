@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from tesseral.kernel import reference
 from tesseral.models.clebsch_gordan import real_clebsch_gordan
-from tesseral.models.coupling import ProductTable, symmetric_basis
+from tesseral.models.coupling import ProductTable, symmetric_basis, tensor_basis
+from tesseral.models.message_coupling import message_table
 
 CASES = [
     (3, 3, 0, 1),
@@ -224,3 +225,61 @@ def test_impossible_requests_are_refused() -> None:
         symmetric_basis(2, 5)
     with pytest.raises(ValueError, match="parity must be 1 or -1, got 0"):
         symmetric_basis(2, 2, 0, 0)
+
+
+@pytest.mark.parametrize(("l_max", "nu", "l_out"), [(3, 3, 0), (3, 3, 1), (2, 4, 2)])
+def test_tensor_basis_joins_the_products_of_all_degrees(l_max: int, nu: int, l_out: int) -> None:
+    A = np.random.default_rng(2).normal(size=(5, (l_max + 1) ** 2))
+    tables = [symmetric_basis(l_max, nu, degree, (-1) ** degree) for degree in range(l_out + 1)]
+    joined = tensor_basis(l_max, nu, l_out)
+    assert joined.paths == tuple(path for table in tables for path in table.paths)
+    values, first = evaluate(joined, A), 0
+    for degree, table in enumerate(tables):
+        own = values[:, :, first : first + len(table.paths)]
+        rows = slice(degree**2, (degree + 1) ** 2)
+        np.testing.assert_allclose(own[:, rows], evaluate(table, A), rtol=1e-12, atol=1e-12)
+        assert not np.delete(own, np.r_[rows], axis=1).any()
+        first += len(table.paths)
+
+
+def test_scalar_features_are_multiplied_by_the_harmonics() -> None:
+    table = message_table(3, 0)
+    assert table.paths == tuple((degree, 0, degree) for degree in range(4))
+    degrees = [0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3]
+    np.testing.assert_array_equal(table.terms, [(degrees[lm], lm, lm, 0) for lm in range(16)])
+    np.testing.assert_allclose(table.couplings, 1.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("l_max", "message_l"), [(3, 1), (3, 2), (2, 2), (1, 0)])
+def test_every_path_of_a_message_is_a_true_tensor(l_max: int, message_l: int) -> None:
+    table = message_table(l_max, message_l)
+    keys = [tuple(row) for row in table.terms[:, [0, 3, 1]].tolist()]
+    assert keys == sorted(keys)
+    expected = {
+        (l1, L, degree)
+        for l1 in range(l_max + 1)
+        for L in range(message_l + 1)
+        for degree in range(l_max + 1)
+        if abs(l1 - L) <= degree <= l1 + L and (l1 + L + degree) % 2 == 0
+    }
+    assert set(table.paths) == expected and len(table.paths) == len(expected)
+
+    def messages(r: np.ndarray, h: np.ndarray) -> np.ndarray:
+        result, Y = np.zeros((len(table.paths), (l_max + 1) ** 2)), harmonics(r[None], l_max)[0]
+        for (path, out, harmonic, source), coupling in zip(table.terms, table.couplings, strict=True):
+            result[path, out] += coupling * Y[harmonic] * h[source]
+        return result
+
+    random = np.random.default_rng(3)
+    r, h = random.normal(size=3), random.normal(size=(message_l + 1) ** 2)
+    matrix = -Rotation.random(random_state=1).as_matrix()
+    turned = messages(matrix @ r, wigner_matrix(matrix, message_l) @ h)
+    np.testing.assert_allclose(turned, messages(r, h) @ wigner_matrix(matrix, l_max).T, atol=1e-12)
+    for path, (_, _, degree) in enumerate(table.paths):
+        assert {int(np.sqrt(out)) for out in table.terms[table.terms[:, 0] == path, 1]} == {degree}
+
+
+@pytest.mark.parametrize(("l_max", "message_l"), [(1, 2), (2, -1)])
+def test_features_of_impossible_degree_are_refused(l_max: int, message_l: int) -> None:
+    with pytest.raises(ValueError, match=f"expected 0 <= message_l <= l_max, got {message_l} and {l_max}"):
+        message_table(l_max, message_l)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from lammps_decks import needs_lammps
+from lammps_decks import MODELS, needs_lammps
 
 from tesseral.calculator import TesseralCalculator
 from tesseral.calculator.lammps import evaluate_in_lammps
@@ -15,9 +15,10 @@ pytestmark = needs_lammps
 ENERGY, FORCE, STRESS = 1e-9, 1e-9, 1e-10  # relative; eV/Å; eV/Å^3
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, write_random_model):
-    return write_random_model(tmp_path_factory.mktemp("contract") / "random.pt", ["O", "Si", "Cu"], scale=1.0)
+@pytest.fixture(scope="module", params=MODELS)
+def model(request, tmp_path_factory, write_random_model):
+    path = tmp_path_factory.mktemp("contract") / "random.pt"
+    return write_random_model(path, ["O", "Si", "Cu"], scale=1.0, messages=MODELS[request.param])
 
 
 def structures() -> dict[str, Atoms]:
@@ -84,6 +85,7 @@ def test_results_do_not_depend_on_the_processor_grid(model, processors):
     compare_all(model, ranks=4, processors=processors)
 
 
+@pytest.mark.parametrize("model", ["local"], indirect=True)  # features have no units
 @pytest.mark.parametrize("units", ["real", "si", "electron"])
 def test_every_unit_system_gives_the_same(model, units):
     compare_all(model, units=units)
@@ -93,10 +95,12 @@ def test_threads_inside_ranks(model):
     compare_all(model, ranks=2, threads=2)
 
 
-def test_reduced_precision_is_near(model):
+@pytest.mark.parametrize("style", ["tesseral", "tesseral/torch"])
+def test_reduced_precision_is_near(model, style):
     atoms = structures()["crystal"]
     exact, mixed, single = (
-        evaluate_in_lammps(model, [atoms], dtype=dtype)[0] for dtype in ("float64", "mixed", "float32")
+        evaluate_in_lammps(model, [atoms], style=style, dtype=dtype, ranks=3)[0]
+        for dtype in ("float64", "mixed", "float32")
     )
     scale = np.abs(exact["forces"]).max()
     for rough in (mixed, single):

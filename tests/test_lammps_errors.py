@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lammps_decks import crystal, needs_lammps
+from lammps_decks import MODELS, crystal, needs_lammps
 
 from tesseral.calculator.lammps_process import LammpsError, run_lammps
 
@@ -19,6 +19,7 @@ GOOD = "pair_coeff * * random.pt O Si\n"
 def folder(tmp_path_factory, write_random_model):
     folder = tmp_path_factory.mktemp("errors")
     write_random_model(folder / "random.pt", ["O", "Si"])
+    write_random_model(folder / "layers.pt", ["O", "Si"], messages=MODELS["two layers"])
     (folder / "text.pt").write_text("no model\n")
     return folder
 
@@ -85,12 +86,16 @@ def test_style_without_coefficients_is_refused(folder):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("style", ["tesseral", "tesseral/torch"])
-def test_atoms_on_top_of_each_other_stop_all_ranks(folder, style, ranks):
+@pytest.mark.parametrize(
+    ("model", "ids", "where"), [("random.pt", "6[56]", ""), ("layers.pt", r"\d+", " there or in the neighbourhood")]
+)
+def test_atoms_on_top_of_each_other_stop_all_ranks(folder, style, model, ids, where, ranks):
     twice = "create_atoms 1 single 0.5 0.5 0.5\n" * 2
     refused(
         folder,
-        f"{twice}pair_style {style}\n{GOOD}run 0\n",
-        rf"pair_style {style}: the energy of the atom with ID 6[56] .* is not finite on step 0: check for atoms",
+        f"{twice}pair_style {style}\n{GOOD.replace('random.pt', model)}run 0\n",
+        rf"pair_style {style}: the (energy|force) of the atom with ID {ids} .* is not finite on step 0: check for atoms "
+        f"on top of each other{where}, non-finite positions",
         ranks=ranks,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
-from lammps_decks import FORMAT, atoms_table, crystal, needs_lammps, thermo_table
+from lammps_decks import FORMAT, MODELS, atoms_table, crystal, needs_lammps, thermo_table
 
 from tesseral.calculator import TesseralCalculator
 from tesseral.calculator.lammps_process import LammpsError, run_lammps
@@ -22,9 +22,10 @@ dump_modify d format float %.17g
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, write_random_model):
-    return write_random_model(tmp_path_factory.mktemp("pair") / "random.pt", ["O", "Si"], scale=1.0)
+@pytest.fixture(scope="module", params=["local", "two layers"])
+def model(request, tmp_path_factory, write_random_model):
+    path = tmp_path_factory.mktemp("pair") / "random.pt"
+    return write_random_model(path, ["O", "Si"], scale=1.0, messages=MODELS[request.param])
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_pressure_is_the_derivative_of_the_energy(run):
     commands += f"change_box all x final 0 {length} remap units box\n"
     for sign in (1, -1):
         commands += f"change_box all xy final {tilt + sign * step} remap units box\nrun 0\n"
-    table = run(commands)
+    table = run(commands, 2)
     _, longer, shorter, tilted, back = table["PotEng"]
     bar = 1.602176634e6  # of 1 eV/Å^3
     slope = (longer - shorter) / (2 * step) / length**2
@@ -185,6 +186,7 @@ def test_atoms_come_and_go(run, style, ranks):
     np.testing.assert_allclose(fresh["PotEng"][0], table["PotEng"][-1], rtol=1e-9)
 
 
+@pytest.mark.parametrize("model", ["local"], indirect=True)
 def test_gcmc_of_free_atoms_is_an_ideal_gas(run, tmp_path):
     """With the chemical potential of 20 atoms in the box, E0 included, the mean number of atoms is 20; so it is only if
     a deletion takes away the energy of the atom that insertion adds."""

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from operator_checks import DTYPES, TOLERANCE, assert_close, compare, compiled, generator, random
 from torch.autograd import gradcheck, gradgradcheck
 
-from tesseral.kernel import load_operators, reference
+from tesseral.kernel import reference
 from tesseral.models.coupling import symmetric_basis
 
-load_operators()
-compiled = torch.ops.tesseral
-
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 BASES = ["bessel", "chebyshev", "gaussian", "spline"]
-DTYPES = [torch.float64, torch.float32]
-
-
-def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
-    """Largest difference relative to the largest expected value; NaN fails."""
-    assert actual.shape == expected.shape
-    if expected.numel() == 0:
-        return
-    scale = float(expected.detach().abs().max()) or 1.0
-    assert float((actual - expected).detach().abs().max()) <= tolerance * scale
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def smooth_table(n_intervals: int, n_radial: int, dtype: torch.dtype) -> torch.Tensor:
@@ -53,35 +36,6 @@ class Edges:
         self.species = torch.randint(0, n_species, (n_atoms,), generator=random)
 
 
-def random(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64).to(dtype)
-
-
-def derivatives(function, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Value, gradients of a random projection, and gradients of a random projection of those."""
-    inputs = [x.detach().clone().requires_grad_(True) for x in inputs]
-    value = function(*inputs)
-    projection = random(tuple(value.shape), value.dtype, 11).requires_grad_(True)
-    first = grad((value * projection).sum(), inputs)
-    total = sum((random(tuple(g.shape), g.dtype, 12 + n) * g).sum() for n, g in enumerate(first))
-    return [value, *first, *grad(total, [*inputs, projection])]
-
-
-def grad(total: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients with a graph; zero where `total` does not depend on an input."""
-    if not total.requires_grad:
-        return [torch.zeros_like(x) for x in inputs]
-    found = torch.autograd.grad(total, inputs, create_graph=True, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
-
-
-def compare(compiled_function, reference_function, inputs: list[torch.Tensor], tolerance: float) -> None:
-    for actual, expected in zip(
-        derivatives(compiled_function, inputs), derivatives(reference_function, inputs), strict=True
-    ):
-        assert_close(actual, expected, tolerance)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("l_max", [0, 1, 2, 3, 4, 6, 8])
 def test_spherical_harmonics_equal_reference(dtype, l_max):
@@ -105,6 +59,36 @@ def test_radial_basis_equals_reference(dtype, basis):
         [distances],
         TOLERANCE[dtype],
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("basis", BASES)
+def test_gradients_of_radial_functions_and_harmonics_equal_reference(dtype, basis):
+    vectors = Edges(dtype).vectors
+    distances, tolerance = vectors.norm(dim=1), TOLERANCE[dtype]
+    table = smooth_table(16, 6, dtype) if basis == "spline" else torch.empty(0, dtype=dtype)
+    cases = [
+        ("radial_basis_gradient", random((len(vectors), 6), dtype, 3), distances, (basis, 6, 5.0, table)),
+        ("spherical_harmonics_gradient", random((len(vectors), 16), dtype, 4), vectors, (3,)),
+    ]
+    for name, gradient, inputs, rest in cases:
+        found = []
+        for module in (compiled, reference):
+            leaves = [gradient.clone().requires_grad_(True), inputs.clone().requires_grad_(True)]
+            value = getattr(module, name)(*leaves, *rest)
+            weight = random(tuple(value.shape), dtype, 5)
+            linear = torch.autograd.grad(
+                (value * weight).sum(), leaves[:1], retain_graph=True
+            )  # the vectors are constants
+            found.append([value, *linear, *torch.autograd.grad((value * weight).sum(), leaves)])
+        for actual, expected in zip(*found, strict=True):
+            assert_close(actual, expected, tolerance)
+        with pytest.raises(ValueError, match=r"gradient: expected shape \["):
+            getattr(compiled, name)(gradient[:, 1:], inputs, *rest)
+        with pytest.raises(ValueError, match=r"gradient is \w+ but \w+ is \w+: give both the same dtype"):
+            getattr(compiled, name)(
+                gradient.to({torch.float32: torch.float64}.get(dtype, torch.float32)), inputs, *rest
+            )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -197,16 +181,6 @@ def test_zbl_equals_reference(dtype):
         [edges.vectors],
         TOLERANCE[dtype],
     )
-
-
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
-def instruction_set(request):
-    try:
-        compiled.use_instruction_set(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    compiled.use_instruction_set("auto")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

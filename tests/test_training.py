@@ -63,11 +63,19 @@ def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(data_file: Path, **training: Any) -> Config:
+#: further keys of the section model
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "local": {},
+    "layered": {"layers": 2, "message_l": 1, "message_mixing": True},
+}
+
+
+def settings(data_file: Path, architecture: str = "local", **training: Any) -> Config:
+    sizes = {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "features": 4, "readout": [4]}
     content = {
         "name": "copper",
         "data": {"train": str(data_file), "validation": 0.25, "test": str(data_file)},
-        "model": {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 8, "features": 4, "readout": [4]},
+        "model": {**sizes, **ARCHITECTURES[architecture]},
         "training": {
             "epochs": 6,
             "batch_size": 4,
@@ -81,9 +89,10 @@ def settings(data_file: Path, **training: Any) -> Config:
     return parse_config(content)
 
 
-def test_training_writes_everything_and_learns(data_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_writes_everything_and_learns(architecture: str, data_file: Path, tmp_path: Path) -> None:
     stage = {"energy": 1.0, "forces": 10.0, "stress": 10.0, "second_stage": {"start": 0.5, "energy": 100.0}}
-    config = settings(data_file, epochs=40, loss=stage)
+    config = settings(data_file, architecture, epochs=40, loss=stage)
     console = Console(file=open(tmp_path / "screen", "w"), width=200)
     with console.file:
         tables = train(config, tmp_path / "run", console=console)
@@ -103,8 +112,11 @@ def test_training_writes_everything_and_learns(data_file: Path, tmp_path: Path) 
     assert "epoch 40/40" in screen and "meV/atom" in screen and "meV/Å" in screen
 
 
-def test_model_file_of_a_training_gives_the_errors_of_its_report(data_file: Path, tmp_path: Path) -> None:
-    tables = train(settings(data_file), tmp_path)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_model_file_of_a_training_gives_the_errors_of_its_report(
+    architecture: str, data_file: Path, tmp_path: Path
+) -> None:
+    tables = train(settings(data_file, architecture), tmp_path)
     frames, _ = read_frames(data_file)
     table = error_table(frames, evaluate(tmp_path / "model.pt", [frame.atoms for frame in frames]))
     for quantity in ("energy_per_atom", "forces", "stress"):
@@ -115,10 +127,11 @@ def test_model_file_of_a_training_gives_the_errors_of_its_report(data_file: Path
     assert metadata["valid_range"]["minimum_distance"]["Cu-Cu"] > 2.0
 
 
-def test_isolated_atom_keeps_its_energy(data_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_isolated_atom_keeps_its_energy(architecture: str, data_file: Path, tmp_path: Path) -> None:
     atom = Atoms("Cu", info={"REF_energy": 1.25, "config_type": "IsolatedAtom"})
     ase.io.write(tmp_path / "atom.xyz", atom, format="extxyz")
-    content = settings(data_file).model_dump()
+    content = settings(data_file, architecture).model_dump()
     content["data"]["train"].append(str(tmp_path / "atom.xyz"))
     content["model"]["e0"] = "isolated_atoms"
     train(parse_config(content), tmp_path / "run")
@@ -154,8 +167,11 @@ def run_and_kill(command: list[str], checkpoint: Path, n_checkpoints: int) -> No
     assert process.returncode == -signal.SIGKILL
 
 
-def test_training_killed_again_and_again_ends_at_the_same_weights(data_file: Path, tmp_path: Path) -> None:
-    config = settings(data_file)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_killed_again_and_again_ends_at_the_same_weights(
+    architecture: str, data_file: Path, tmp_path: Path
+) -> None:
+    config = settings(data_file, architecture)
     train(config, tmp_path / "whole")
     (tmp_path / "config.yaml").write_text(dump_config(config))
     folder = tmp_path / "killed"

@@ -70,6 +70,14 @@ def test_a_good_model_passes_every_way_into_it(model):
     assert {compared[name] for name in IN_IPI} == {QUANTITIES[:4]}
 
 
+@pytest.mark.parametrize("messages", [{}, {"n_layers": 3, "message_l": 1, "message_mixing": True}])
+def test_layered_models_pass_the_checks_in_python(tmp_path, write_random_model, no_lammps, no_ipi, messages):
+    path = write_random_model(tmp_path / "layered.pt", ["O", "Si"], messages=messages)
+    report = json.loads(run(path, "--json").stdout)
+    assert [check["name"] for check in report["checks"]] == IN_PYTHON
+    assert all(check["passed"] for check in report["checks"])
+
+
 @needs_lammps
 def test_parameters_that_do_not_belong_to_the_program_are_found(tmp_path, write_random_model, no_ipi):
     path = write_random_model(tmp_path / "bad.pt", ["Si"], native_seed=1)

@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "tesseral/engine.hpp"
 
@@ -42,6 +43,28 @@ struct Output {
   }
 };
 
+/// An exchange whose methods forward(rows) and reverse(rows) are Python's; rows is [n_atoms, row], to be changed in place.
+class PythonExchange : public tesseral::FeatureExchange {
+ public:
+  PythonExchange(nb::object methods, size_t n_atoms) : methods_(std::move(methods)), n_atoms_(n_atoms) {}
+
+  void forward(float* rows, int64_t row) override { call("forward", rows, row); }
+  void forward(double* rows, int64_t row) override { call("forward", rows, row); }
+  void reverse(float* rows, int64_t row) override { call("reverse", rows, row); }
+  void reverse(double* rows, int64_t row) override { call("reverse", rows, row); }
+
+ private:
+  nb::object methods_;
+  size_t n_atoms_;
+
+  template <class T>
+  void call(const char* method, T* rows, int64_t row) {
+    const nb::gil_scoped_acquire acquire;
+    const size_t shape[2] = {n_atoms_, static_cast<size_t>(row)};
+    methods_.attr(method)(nb::ndarray<nb::numpy, T>(rows, 2, shape, nb::handle()).cast(nb::rv_policy::reference));
+  }
+};
+
 void check_length(size_t length, size_t expected, const char* name) {
   if (length == expected) return;
   throw std::invalid_argument("Engine.compute: " + std::string(name) + " has length " + std::to_string(length) +
@@ -66,7 +89,8 @@ std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1
 }
 
 nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
-                  Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts) {
+                  Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts, nb::object exchange,
+                  std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials) {
   const size_t n_atoms = positions.shape(0);
   check_length(species.shape(0), n_atoms, "species");
   if (first.shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
@@ -74,18 +98,24 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
   const auto n_edges = static_cast<size_t>(first.data()[n_centers]);
   check_length(neighbors.shape(0), n_edges, "neighbors");
   if (shifts) check_length(shifts->shape(0), n_edges, "shifts");
+  if (neighbor_virials) check_length(neighbor_virials->shape(0), n_atoms, "neighbor_virials");
   Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
   const std::vector<tesseral::NeighborRow> rows = neighbor_rows(first, neighbors.data(), shifts ? shifts->data() : nullptr);
+  PythonExchange python_exchange(exchange, n_atoms);
   const tesseral::EngineInput input{
       .n_atoms = static_cast<int64_t>(n_atoms),
       .n_centers = static_cast<int64_t>(n_centers),
       .positions = positions.data(),
       .species = species.data(),
       .rows = rows.data(),
+      .exchange = exchange.is_none() ? nullptr : &python_exchange,
   };
   {
     const nb::gil_scoped_release release;
-    engine.compute(input, {.energies = energies.data, .forces = forces.data, .virials = virials.data});
+    engine.compute(input, {.energies = energies.data,
+                           .forces = forces.data,
+                           .virials = virials.data,
+                           .neighbor_virials = neighbor_virials ? neighbor_virials->data() : nullptr});
   }
   return nb::make_tuple(energies.array, forces.array, virials.array);
 }
@@ -145,16 +175,22 @@ NB_MODULE(_engine, module) {
       .def_prop_ro("cutoff", &Engine::cutoff, "Cutoff in Å.")
       .def_prop_ro("species", &Engine::species, "Element symbols in the order of the species indices.")
       .def_prop_ro("metadata", &Engine::metadata, "The model's metadata as JSON text.")
+      .def_prop_ro("n_layers", &Engine::n_layers, "Layers of the model; 1 for local models.")
+      .def_prop_ro("feature_row", &Engine::feature_row, "Length of the rows that an exchange gets; 0 for one layer.")
       .def_prop_ro("instruction_set", &Engine::instruction_set, "Instruction set in use: avx512, avx2 or baseline.")
       .def(
           "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
-          nb::arg("shifts").none(),
+          nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(), nb::arg("neighbor_virials").none() = nb::none(),
           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i; None: none). Edges beyond "
           "the\n"
-          "cutoff are ignored. Raises ValueError for indices out of range, RuntimeError naming the atom for non-finite "
-          "results.")
+          "cutoff are ignored. A model with several layers needs the features of every neighbour: where some are not\n"
+          "centers, `exchange` has methods forward(rows), which copies the rows of centers to their ghosts, and\n"
+          "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
+          "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
+          "Raises ValueError for indices out of range and for neighbours without features,\n"
+          "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
            nb::arg("shifts").none(),
            "Energies [B, N], forces [B, N, 3] and virials [B, N, 3, 3] of B configurations of one system that share a\n"

@@ -51,10 +51,34 @@ void check_input(const EngineInput& input, int64_t n_species) {
   }
 }
 
-void check_output(const EngineInput& input, const EngineOutput& output) {
+/// Features come from centers, in this process or, with an exchange, in another.
+void check_neighbors_have_features(const EngineInput& input) {
+  if (input.exchange) return;
   for (int64_t i = 0; i < input.n_centers; ++i) {
-    if (!std::isfinite(output.energies[i])) throw NonFiniteResult("energy", i);
+    const NeighborRow& row = input.rows[i];
+    for (int32_t e = 0; e < row.count; ++e) {
+      const int64_t j = row.first_atom + static_cast<int64_t>(row.neighbors[e] & input.index_bits);
+      if (j < input.n_centers || input.species[j] == EngineInput::absent) continue;
+      throw std::invalid_argument("Engine.compute: neighbor " + std::to_string(e) + " of atom " + std::to_string(i) +
+                                  " is atom " + std::to_string(j) + ", which is not one of the " +
+                                  std::to_string(input.n_centers) +
+                                  " centers: a model with several layers needs the features of all neighbors, from an "
+                                  "exchange or by making them centers");
+    }
   }
+}
+
+/// First center whose energy is not finite, or -1.
+int64_t first_fault(const EngineInput& input, const EngineOutput& output) {
+  for (int64_t i = 0; i < input.n_centers; ++i) {
+    if (!std::isfinite(output.energies[i])) return i;
+  }
+  return -1;
+}
+
+void check_output(const EngineInput& input, const EngineOutput& output) {
+  const int64_t fault = first_fault(input, output);
+  if (fault >= 0) throw NonFiniteResult("energy", fault);
   for (int64_t n = 0; n < 3 * input.n_atoms; ++n) {
     if (!std::isfinite(output.forces[n])) throw NonFiniteResult("force", n / 3);
   }
@@ -70,57 +94,124 @@ void add_up(const std::vector<std::vector<Sum>>& parts, double* total) {
   }
 }
 
+/// Part of `size` things that a thread of a pool works on.
+Range share(int64_t size, int thread, int n_threads) {
+  return {size * thread / n_threads, size * (thread + 1) / n_threads};
+}
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual int n_channels() const = 0;
+  virtual int n_layers() const = 0;
+  virtual int64_t feature_row() const = 0;
   virtual void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) = 0;
 };
 
 /// The engine in one arithmetic; keeps its working arrays between calls.
 template <class T, class Sum>
 class TypedBackend : public Backend {
+  using Kind = typename EnginePass<T>::Kind;
+
  public:
   TypedBackend(const ModelFile& file, InstructionSet set)
       : parameters_(read_engine_parameters<T>(file)), atoms_(atoms_function<T, Sum>(set)) {}
 
   int n_channels() const override { return parameters_.n_channels; }
+  int n_layers() const override { return parameters_.n_layers(); }
+  int64_t feature_row() const override { return parameters_.feature_row(); }
 
+  /// Local models: the pass `last` alone. A center whose own environment is at fault is named before others that it reaches.
   void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) override {
-    const bool neighbor_virials = output.neighbor_virials != nullptr;
-    prepare(input, pool.size(), neighbor_virials);
-    const std::vector<int64_t> bounds = split_centers(input, pool.size());
-    pool.run([&](int thread) {
-      const auto t = static_cast<std::size_t>(thread);
-      std::fill(forces_[t].begin(), forces_[t].end(), Sum(0));
-      std::fill(neighbor_virials_[t].begin(), neighbor_virials_[t].end(), Sum(0));
-      const EngineSums<Sum> sums{output.energies, forces_[t].data(), output.virials,
-                                 neighbor_virials ? neighbor_virials_[t].data() : nullptr, output.columns};
-      atoms_(parameters_, input, {bounds[t], bounds[t + 1]}, scratch_[t], sums);
-    });
+    prepare(input, output, pool);
+    const int n_layers = parameters_.n_layers();
+    int64_t fault = -1;
+    for (int layer = 0; layer < n_layers - 1; ++layer) {
+      run(Kind::forward, layer, input, output, pool);
+      if (fault < 0) fault = first_fault(input, output);
+      if (input.exchange) input.exchange->forward(features_[static_cast<std::size_t>(layer)].data(), feature_row());
+    }
+    run(Kind::last, n_layers - 1, input, output, pool);
+    for (int layer = n_layers - 2; layer >= 0; --layer) {
+      T* adjoints = add_up_adjoints(layer, pool);
+      if (input.exchange) input.exchange->reverse(adjoints, feature_row());
+      run(Kind::backward, layer, input, output, pool);
+    }
     add_up(forces_, output.forces);
-    if (neighbor_virials) add_up(neighbor_virials_, output.neighbor_virials);
+    if (output.neighbor_virials) add_up(neighbor_virials_, output.neighbor_virials);
+    if (fault >= 0) throw NonFiniteResult("energy", fault);
   }
 
  private:
+  template <class N>
+  using Parts = std::vector<std::vector<N>>;  // of each thread
+
   EngineParameters<T> parameters_;
   AtomsFunction<T, Sum> atoms_;
   std::vector<EngineScratch<T>> scratch_;
-  std::vector<std::vector<Sum>> forces_, neighbor_virials_;  // of each thread
+  Parts<Sum> forces_, neighbor_virials_;
+  std::vector<AlignedVector<T>> features_;               // [n_layers-1] of [n_atoms, feature_row]
+  std::vector<std::vector<AlignedVector<T>>> adjoints_;  // the same of each thread; the first receives the sum
+  std::vector<int64_t> bounds_;
   int64_t most_edges_ = -1;
 
-  void prepare(const EngineInput& input, int n_threads, bool neighbor_virials) {
+  void prepare(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) {
     int64_t most = 0;
     for (int64_t i = 0; i < input.n_centers; ++i) most = std::max<int64_t>(most, input.rows[i].count);
-    const auto n = static_cast<std::size_t>(n_threads), n_atoms = static_cast<std::size_t>(input.n_atoms);
+    const auto n = static_cast<std::size_t>(pool.size()), n_atoms = static_cast<std::size_t>(input.n_atoms);
     if (most > most_edges_) {
       scratch_.assign(n, EngineScratch<T>(parameters_, most));
       most_edges_ = most;
     }
+    bounds_ = split_centers(input, pool.size());
     forces_.resize(n);
     neighbor_virials_.resize(n);
-    for (auto& own : forces_) own.resize(3 * n_atoms);
-    for (auto& own : neighbor_virials_) own.resize(neighbor_virials ? 9 * n_atoms : 0);
+    features_.resize(static_cast<std::size_t>(parameters_.n_layers() - 1));
+    adjoints_.resize(n);
+    const std::size_t n_features = n_atoms * static_cast<std::size_t>(feature_row());
+    for (auto& own : features_) own.resize(n_features);
+    pool.run([&](int thread) {
+      const auto t = static_cast<std::size_t>(thread);
+      forces_[t].assign(3 * n_atoms, Sum(0));
+      neighbor_virials_[t].assign(output.neighbor_virials ? 9 * n_atoms : 0, Sum(0));
+      adjoints_[t].resize(features_.size());
+      for (auto& own : adjoints_[t]) own.assign(n_features, T(0));
+      if (output.virials) std::fill(output.virials + 9 * bounds_[t], output.virials + 9 * bounds_[t + 1], 0.0);
+    });
+  }
+
+  void run(Kind kind, int layer, const EngineInput& input, const EngineOutput& output, ThreadPool& pool) {
+    pool.run([&](int thread) {
+      const auto t = static_cast<std::size_t>(thread), n = static_cast<std::size_t>(layer);
+      const bool is_last = kind == Kind::last;
+      const EnginePass<T> pass{.kind = kind,
+                               .layer = layer,
+                               .features = is_last ? nullptr : features_[n].data(),
+                               .before = layer > 0 ? features_[n - 1].data() : nullptr,
+                               .adjoints = is_last ? nullptr : adjoints_[0][n].data(),
+                               .adjoints_before = layer > 0 ? adjoints_[t][n - 1].data() : nullptr};
+      const EngineSums<Sum> sums{output.energies, forces_[t].data(), output.virials,
+                                 output.neighbor_virials ? neighbor_virials_[t].data() : nullptr, output.columns};
+      atoms_(parameters_, input, pass, {bounds_[t], bounds_[t + 1]}, scratch_[t], sums);
+    });
+  }
+
+  /// Sum over threads of the adjoints of a layer's features, in fixed order.
+  T* add_up_adjoints(int layer, ThreadPool& pool) {
+    const auto n = static_cast<std::size_t>(layer);
+    AlignedVector<T>& total = adjoints_[0][n];
+    if (pool.size() > 1) {
+      pool.run([&](int thread) {
+        const Range own = share(static_cast<int64_t>(total.size()), thread, pool.size());
+        for (std::size_t other = 1; other < adjoints_.size(); ++other) {
+          const AlignedVector<T>& part = adjoints_[other][n];
+          for (int64_t k = own.begin; k < own.end; ++k) {
+            total[static_cast<std::size_t>(k)] += part[static_cast<std::size_t>(k)];
+          }
+        }
+      });
+    }
+    return total.data();
   }
 };
 
@@ -201,12 +292,19 @@ const std::string& Engine::metadata() const {
 const std::vector<std::string>& Engine::atom_columns() const {
   return state_->atom_columns;
 }
+int Engine::n_layers() const {
+  return state_->backend->n_layers();
+}
+int64_t Engine::feature_row() const {
+  return state_->backend->feature_row();
+}
 std::string Engine::instruction_set() const {
   return kernels_for<double>(state_->set).instruction_set;
 }
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
   check_input(input, static_cast<int64_t>(state_->species.size()));
+  if (n_layers() > 1) check_neighbors_have_features(input);
   const std::lock_guard<std::mutex> lock(state_->busy);
   state_->backend->compute(input, output, state_->threads());
   check_output(input, output);

@@ -1,11 +1,15 @@
 // From a model file to the padded arrays of the native engine.
 #include "tesseral/engine_parameters.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 namespace tesseral {
 namespace {
+
+constexpr int most_layers = 3;
 
 RadialKind radial_kind(const std::string& name) {
   if (name == "bessel") return RadialKind::bessel;
@@ -71,44 +75,101 @@ int integer_between(const Json& json, const std::string& key, int low, int high)
   return value;
 }
 
-/// Monomial tree of one invariant output.
+/// Matrices [..., n_in, n_out] in both orientations.
 template <class T>
-void read_tree(const ModelFile& file, EngineParameters<T>& p) {
-  const Array& tree = file.parameter("product_tree", {-1, 3});
-  const Array& roots = file.parameter("product_roots", {2});
-  p.n_nodes = static_cast<int>(tree.shape[0]);
-  for (int n = 0; n < p.n_nodes; ++n) {
-    const double* row = tree.values.data() + 3 * n;
-    p.tree.push_back({static_cast<int32_t>(row[0]), static_cast<int32_t>(row[1]), static_cast<int32_t>(row[2])});
-  }
-  p.roots = {static_cast<int32_t>(roots.values[0]), static_cast<int32_t>(roots.values[1])};
-  const std::string fault = tree_fault(p.tree, p.roots, (p.l_max + 1) * (p.l_max + 1));
-  if (!fault.empty()) throw std::runtime_error("product_" + fault);
+MatrixStack<T> matrix_stack(const Array& array) {
+  const auto n_in = static_cast<int>(array.shape[array.shape.size() - 2]), n_out = static_cast<int>(array.shape.back());
+  return {n_in, n_out, pad_rows<T>(array.values, n_out, padded_row(n_out)),
+          pad_rows<T>(transpose_blocks(array.values, n_in, n_out), n_in, padded_row(n_in))};
 }
 
-/// Linear and MLP readouts. The linear map to features before them is multiplied into their first weights.
+/// Monomial trees and weights of a product with outputs of degrees 0..output_l; the arrays' names start with `prefix`.
 template <class T>
-void read_readout(const ModelFile& file, EngineParameters<T>& p) {
-  const Array& features = file.parameter("features", {p.n_channels, -1});
-  const auto n_features = static_cast<int>(features.shape[1]);
-  const Array& linear = file.parameter("readout_linear", {n_features});
-  p.linear = pad_rows<T>(multiply(features.values, linear.values, p.n_channels, n_features, 1), p.n_channels, p.channel_row);
+LayerProduct<T> read_product(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p, int output_l) {
+  const std::string stem = prefix == "" ? "product_" : prefix;
+  const Array& tree = file.parameter(stem + "tree", {-1, 3});
+  const Array& roots = file.parameter(stem + "roots", {(output_l + 1) * (output_l + 1) + 1});
+  LayerProduct<T> product;
+  for (int64_t n = 0; n < tree.shape[0]; ++n) {
+    const double* row = tree.values.data() + 3 * n;
+    product.tree.push_back({static_cast<int32_t>(row[0]), static_cast<int32_t>(row[1]), static_cast<int32_t>(row[2])});
+  }
+  for (const double root : roots.values) product.roots.push_back(static_cast<int32_t>(root));
+  const std::string fault = tree_fault(product.tree, product.roots, p.n_harmonics());
+  if (!fault.empty()) throw std::runtime_error(stem + fault);
+  const auto n_species = static_cast<int64_t>(p.density.n_species);
+  const Array& weights = file.parameter(prefix + "product", {n_species, product.n_nodes(), p.n_channels});
+  product.weights = pad_rows<T>(weights.values, p.n_channels, p.channel_row);
+  return product;
+}
+
+/// The messages of layer t >= 1.
+template <class T>
+void read_message(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p, EngineLayer<T>& layer) {
+  const Array& weights = file.parameter(prefix + "message", {-1, p.density.radial.n_radial, p.n_channels});
+  layer.message = pad_rows<T>(weights.values, p.n_channels, p.channel_row);
+  const Array& indices = file.parameter(prefix + "terms", {-1, 4});
+  const Array& couplings = file.parameter(prefix + "couplings", {indices.shape[0]});
+  std::vector<MessageTerm> terms;
+  for (std::size_t n = 0; n < couplings.values.size(); ++n) {
+    const double* row = indices.values.data() + 4 * n;
+    terms.push_back({static_cast<int32_t>(row[0]), static_cast<int32_t>(row[1]), static_cast<int32_t>(row[2]),
+                     static_cast<int32_t>(row[3])});
+  }
+  const auto n_paths = static_cast<int>(weights.shape[0]);
+  const std::string fault = message_fault(terms, n_paths, p.n_harmonics(), (p.message_l + 1) * (p.message_l + 1));
+  if (!fault.empty()) throw std::runtime_error(prefix + fault);
+  layer.terms.emplace(terms, couplings.values.data(), n_paths);
+}
+
+template <class T>
+void read_layers(const ModelFile& file, int n_layers, EngineParameters<T>& p) {
+  const int64_t n_species = p.density.n_species, K = p.n_channels;
+  for (int t = 0; t < n_layers; ++t) {
+    const std::string prefix = "layer" + std::to_string(t) + "_";
+    const bool last = t == n_layers - 1;
+    EngineLayer<T> layer;
+    layer.output_l = last ? 0 : p.message_l;
+    layer.product = read_product<T>(file, prefix, p, layer.output_l);
+    const Array& update = file.parameter(prefix + "update", {layer.output_l + 1, K, last ? -1 : K});
+    layer.update = matrix_stack<T>(update);
+    if (t > 0) {
+      layer.residual =
+          matrix_stack<T>(file.parameter(prefix + "residual", {n_species, layer.output_l + 1, K, update.shape[2]}));
+      read_message(file, prefix, p, layer);
+      if (file.parameters.count(prefix + "mixing")) {
+        layer.mixing = matrix_stack<T>(file.parameter(prefix + "mixing", {p.l_max + 1, K, K}));
+      }
+    }
+    if (!last) layer.readout = pad_rows<T>(file.parameter(prefix + "readout", {K}).values, p.n_channels, p.channel_row);
+    p.layers.push_back(std::move(layer));
+  }
+}
+
+/// Linear and MLP readouts of `n_features` features x. With `map` [n_inputs, n_features] the features are x times map,
+/// which is multiplied into the weights.
+template <class T>
+void read_readout(const ModelFile& file, int n_features, const std::vector<double>* map, EngineParameters<T>& p) {
   int n_in = n_features;
+  const int n_inputs = map ? p.n_channels : n_features;
+  const Array& linear = file.parameter("readout_linear", {n_features});
+  p.linear = pad_rows<T>(map ? multiply(*map, linear.values, n_inputs, n_features, 1) : linear.values, n_inputs,
+                         padded_row(n_inputs));
   for (int n = 0; file.parameters.count("readout_mlp_" + std::to_string(n) + "_weight"); ++n) {
     const std::string prefix = "readout_mlp_" + std::to_string(n);
     const Array& weight = file.parameter(prefix + "_weight", {n_in, -1});
     const auto n_out = static_cast<int>(weight.shape[1]);
     std::vector<double> values = weight.values;
     if (n == 0) {
-      values = multiply(features.values, values, p.n_channels, n_features, n_out);
-      n_in = p.n_channels;
+      if (map) values = multiply(*map, values, n_inputs, n_features, n_out);
+      n_in = n_inputs;
     }
-    p.layers.push_back({n_in, n_out, pad_rows<T>(values, n_out, padded_row(n_out)),
-                        pad_rows<T>(transpose_blocks(values, n_in, n_out), n_in, padded_row(n_in)),
-                        pad_rows<T>(file.parameter(prefix + "_bias", {n_out}).values, n_out, padded_row(n_out))});
+    p.perceptron.push_back({n_in, n_out, pad_rows<T>(values, n_out, padded_row(n_out)),
+                            pad_rows<T>(transpose_blocks(values, n_in, n_out), n_in, padded_row(n_in)),
+                            pad_rows<T>(file.parameter(prefix + "_bias", {n_out}).values, n_out, padded_row(n_out))});
     n_in = n_out;
   }
-  if (!p.layers.empty() && n_in != 1) throw std::runtime_error("the last readout layer must have one output");
+  if (!p.perceptron.empty() && n_in != 1) throw std::runtime_error("the last readout layer must have one output");
 }
 
 template <class T>
@@ -129,7 +190,8 @@ template <class T>
 EngineParameters<T> read(const ModelFile& file) {
   const Json& metadata = file.metadata;
   const std::string& type = metadata.at("model_type").text();
-  if (type != "local") throw std::runtime_error("model type '" + type + "' is unknown; update tesseral");
+  if (type != "local" && type != "layered")
+    throw std::runtime_error("model type '" + type + "' is unknown; update tesseral");
   const Json& architecture = metadata.at("architecture");
   const auto n_species = static_cast<int>(metadata.at("species").items().size());
   const int l_max = integer_between(architecture, "l_max", 0, max_l);
@@ -168,10 +230,16 @@ EngineParameters<T> read(const ModelFile& file) {
     p.mixing_transposed.resize(p.mixing_transposed.size() +
                                static_cast<std::size_t>((p.channel_row - p.n_channels) * p.input_row));
   }
-  read_tree(file, p);
-  p.product =
-      pad_rows<T>(file.parameter("product", {n_species, p.n_nodes, p.n_channels}).values, p.n_channels, p.channel_row);
-  read_readout(file, p);
+  if (type == "local") {
+    const Array& features = file.parameter("features", {p.n_channels, -1});
+    p.layers.emplace_back();
+    p.layers.back().product = read_product<T>(file, "", p, 0);
+    read_readout(file, static_cast<int>(features.shape[1]), &features.values, p);
+  } else {
+    p.message_l = integer_between(architecture, "message_l", 0, max_l);
+    read_layers(file, integer_between(architecture, "n_layers", 2, most_layers), p);
+    read_readout(file, p.layers.back().update.n_out, nullptr, p);
+  }
   p.scale = static_cast<T>(file.parameter("scale", {1}).values[0]);
   const Array& e0 = file.parameter("e0", {n_species});
   const Array& shift = file.parameter("shift", {n_species});
@@ -202,17 +270,39 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   gradients.resize(3 * edges);
   species.resize(edges);
   neighbors.resize(edges);
+  offsets.resize(edges);
   phi.resize(static_cast<std::size_t>(p.n_inputs) * harmonic_row);
   dphi.resize(phi.size());
   A.resize(n_harmonics * channel_row);
   dA.resize(A.size());
-  B.resize(channel_row);
-  dB.resize(channel_row);
-  std::size_t hidden_size = 0, widest = channel_row;
-  for (const DenseLayer<T>& layer : p.layers) {
+  const auto padded_edges = static_cast<std::size_t>(padded_row(static_cast<int>(edges)));
+  const auto n_radial = static_cast<std::size_t>(p.density.radial.n_radial);
+  std::size_t outputs = 1;
+  const auto at_least = [](AlignedVector<T>& array, std::size_t size) { array.resize(std::max(array.size(), size)); };
+  for (const EngineLayer<T>& layer : p.layers) {
+    outputs = std::max(outputs, static_cast<std::size_t>(layer.product.n_outputs()));
+    if (!layer.terms) continue;
+    const MessageTable<T>& table = *layer.terms;
+    const std::size_t n_paths = table.path_rows.size() - 1;
+    at_least(radial, n_radial * padded_edges);
+    at_least(couplings, table.entries.size() * padded_edges);
+    at_least(channels, n_paths * padded_edges * channel_row);
+    at_least(products, table.rows.size() * padded_edges * channel_row);
+    at_least(by_distance, padded_edges * row_padding);
+    at_least(by_harmonics, n_harmonics * padded_edges);
+    if (!layer.mixing.empty()) message.resize(A.size());
+  }
+  slopes_of_radial.resize(radial.size());
+  dmessage.resize(message.size());
+  B.resize(outputs * channel_row);
+  dB.resize(B.size());
+  features.resize(p.linear.size());
+  dfeatures.resize(std::max(features.size(), static_cast<std::size_t>(p.feature_row())));
+  std::size_t hidden_size = 0, widest = p.linear.size();
+  for (const DenseLayer<T>& layer : p.perceptron) {
     const auto width = static_cast<std::size_t>(padded_row(layer.n_out));
     hidden_size += width;
-    widest = width > widest ? width : widest;
+    widest = std::max(widest, width);
   }
   hidden.resize(hidden_size);
   slopes.resize(hidden_size);

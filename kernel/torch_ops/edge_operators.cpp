@@ -86,10 +86,15 @@ class HarmonicsGradient : public torch::autograd::Function<HarmonicsGradient> {
   static variable_list backward(AutogradContext* context, variable_list outputs) {
     const auto saved = context->get_saved_variables();
     const int64_t l_max = context->saved_data["l_max"].toInt();
-    Tensor dG = harmonics_value(saved[1], outputs[0], l_max);
-    Tensor dx = harmonics_gradient_value(saved[0], saved[1], outputs[0], l_max);
-    return {last_derivative(dG, outputs[0], "spherical_harmonics"), last_derivative(dx, outputs[0], "spherical_harmonics"),
-            Tensor()};
+    const char* name = "spherical_harmonics";
+    Tensor dG, dx;
+    if (context->needs_input_grad(0)) {
+      dG = last_derivative(harmonics_value(saved[1], outputs[0], l_max), outputs[0], name);
+    }
+    if (context->needs_input_grad(1)) {
+      dx = last_derivative(harmonics_gradient_value(saved[0], saved[1], outputs[0], l_max), outputs[0], name);
+    }
+    return {dG, dx, Tensor()};
   }
 };
 
@@ -110,6 +115,15 @@ Tensor spherical_harmonics(const Tensor& vectors, int64_t l_max) {
   check_real(vectors, "vectors");
   check_shape(vectors, "vectors", {-1, 3});
   return Harmonics::apply(vectors, l_max);
+}
+
+Tensor spherical_harmonics_gradient(const Tensor& gradient, const Tensor& vectors, int64_t l_max) {
+  check_real(vectors, "vectors");
+  check_shape(vectors, "vectors", {-1, 3});
+  check_l_max(l_max);
+  check_shape(gradient, "gradient", {vectors.size(0), (l_max + 1) * (l_max + 1)});
+  check_same_dtype(gradient, "gradient", vectors, "vectors");
+  return HarmonicsGradient::apply(gradient, vectors, l_max);
 }
 
 // ---- radial functions ---------------------------------------------------------------------------------------------
@@ -154,13 +168,11 @@ Tensor differentiable(const Tensor& distances, const RadialParts& parts) {
   return RadialValue::apply(distances, parts.value, RadialSlope::apply(distances, parts.first, parts.second));
 }
 
-Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n_radial, double cutoff,
-                    const Tensor& table) {
+RadialParts radial_parts(const Tensor& distances, const RadialArguments& arguments) {
   check_real(distances, "distances");
   check_shape(distances, "distances", {-1});
-  const RadialArguments arguments{basis, n_radial, cutoff, contiguous(table)};
   Tensor r = contiguous(distances);
-  const RadialParts parts(r.size(0), std::max<int64_t>(n_radial, 0), r.options());
+  const RadialParts parts(r.size(0), std::max<int64_t>(arguments.n_radial, 0), r.options());
   AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "radial_basis", [&] {
     const auto radial = arguments.resolve<scalar_t>();
     parallel(r.size(0), [&](Range range) {
@@ -168,7 +180,20 @@ Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n
                                  parts.first.mutable_data_ptr<scalar_t>(), parts.second.mutable_data_ptr<scalar_t>());
     });
   });
-  return differentiable(distances, parts);
+  return parts;
+}
+
+Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n_radial, double cutoff,
+                    const Tensor& table) {
+  return differentiable(distances, radial_parts(distances, {basis, n_radial, cutoff, contiguous(table)}));
+}
+
+Tensor radial_basis_gradient(const Tensor& gradient, const Tensor& distances, const std::string& basis, int64_t n_radial,
+                             double cutoff, const Tensor& table) {
+  const RadialParts parts = radial_parts(distances, {basis, n_radial, cutoff, contiguous(table)});
+  check_shape(gradient, "gradient", {distances.size(0), n_radial});
+  check_same_dtype(gradient, "gradient", distances, "distances");
+  return (gradient * RadialSlope::apply(distances, parts.first, parts.second)).sum(1);
 }
 
 // ---- screened nuclear repulsion -----------------------------------------------------------------------------------
@@ -346,6 +371,12 @@ TORCH_LIBRARY_FRAGMENT(tesseral, library) {
   library.def("spherical_harmonics(Tensor vectors, int l_max) -> Tensor", &spherical_harmonics);
   library.def("radial_basis(Tensor distances, str basis, int n_radial, float cutoff, Tensor table) -> Tensor",
               &radial_basis);
+  library.def("spherical_harmonics_gradient(Tensor gradient, Tensor vectors, int l_max) -> Tensor",
+              &spherical_harmonics_gradient);
+  library.def(
+      "radial_basis_gradient(Tensor gradient, Tensor distances, str basis, int n_radial, float cutoff, Tensor table) -> "
+      "Tensor",
+      &radial_basis_gradient);
   library.def(
       "zbl(Tensor vectors, Tensor centers, Tensor center_numbers, Tensor neighbor_numbers, int n_atoms, float inner, "
       "float outer) -> Tensor",

@@ -15,6 +15,8 @@ class NativeModel : public Model {
   const std::string& metadata() const override { return engine_.metadata(); }
   const std::vector<std::string>& atom_columns() const override { return engine_.atom_columns(); }
   std::string backend() const override { return "native engine, " + engine_.instruction_set(); }
+  int n_layers() const override { return engine_.n_layers(); }
+  int64_t feature_row() const override { return engine_.feature_row(); }
   void compute(const EngineInput& input, const EngineOutput& output) override { engine_.compute(input, output); }
 
  private:

@@ -52,6 +52,8 @@ void PairTesseralBase::print_summary() const {
   text += "  reference method: " + text_of(metadata, "reference_method") + "\n";
   text += "  " + model_->backend() + ", precision " + options_.precision +
           ", threads per rank: " + std::to_string(options_.threads) + "\n";
+  text += "  layers: " + std::to_string(model_->n_layers()) +
+          (model_->n_layers() > 1 ? ", with messages between atoms: ghosts get features from their ranks\n" : "\n");
   text += fmt::format("  cutoff: {:g} {} ({:g} Angstrom); 1 eV = {:.10g} in units {}\n", model_->cutoff() * units_.length,
                       units_.length_name, model_->cutoff(), units_.energy, update->unit_style);
   for (std::size_t type = 1; type < species_of_type_.size(); ++type) {

@@ -43,7 +43,7 @@ std::string quoted(const std::string& word) {
 
 }  // namespace
 
-PairTesseralBase::PairTesseralBase(LAMMPS* lmp, const char* style) : Pair(lmp), style_(style) {
+PairTesseralBase::PairTesseralBase(LAMMPS* lmp, const char* style) : Pair(lmp), style_(style), exchange_(lmp, this) {
   single_enable = 0;
   restartinfo = 0;
   one_coeff = 1;
@@ -193,9 +193,18 @@ void PairTesseralBase::map_types(int n_names, char** names) {
 void PairTesseralBase::init_style() {
   if (!force->newton_pair) fail("newton pair on is required: write `newton on` before the simulation box is created");
   if (units_.energy != tesseral::units_of(update->unit_style).energy) fail("the units changed: repeat pair_coeff");
+  prepare_exchange();
+  check_centroid_stress();
   check_exclusions();
   pairs_.clear();
   neighbor->add_request(this, NeighConst::REQ_FULL);
+}
+
+/// LAMMPS makes its buffers long enough for the pair style that it knows: in a hybrid that is not this one.
+void PairTesseralBase::prepare_exchange() {
+  comm_forward = comm_reverse = GhostExchange::width(model_->feature_row(), options_.bytes_per_feature());
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);
+  force->pair->comm_reverse = std::max(force->pair->comm_reverse, comm_reverse);
 }
 
 /// Whether atoms of both types are in the model.
@@ -249,7 +258,8 @@ EngineInput PairTesseralBase::gather() {
           .positions = positions,
           .species = species_.data(),
           .rows = rows_.data(),
-          .index_bits = NEIGHMASK};
+          .index_bits = NEIGHMASK,
+          .exchange = &exchange_};
 }
 
 /// Atoms that are excluded against all others are not there: fix gcmc takes out atoms in that way to try deletions.
@@ -297,10 +307,12 @@ void PairTesseralBase::evaluate(const EngineInput& input, const EngineOutput& ou
   } catch (const tesseral::NonFiniteResult& problem) {
     const double* x = atom->x[problem.atom];
     const std::string tag = atom->tag_enable ? " with ID " + std::to_string(atom->tag[problem.atom]) : "";
+    // messages carry a fault to other atoms, whose rank may be the first to stop
+    const char* where = model_->n_layers() > 1 ? " there or in the neighbourhood" : "";
     fail_on_this_rank(fmt::format(
         "pair_style {}: the {} of the atom{} at {:g} {:g} {:g} is not finite on step {}: check for atoms on top of "
-        "each other, non-finite positions and too long a timestep",
-        style_, problem.quantity, tag, x[0], x[1], x[2], update->ntimestep));
+        "each other{}, non-finite positions and too long a timestep",
+        style_, problem.quantity, tag, x[0], x[1], x[2], update->ntimestep, where));
   } catch (const std::bad_alloc&) {
     fail_on_this_rank("pair_style " + style_ + ": out of memory; use more ranks on more nodes, or fewer atoms");
   } catch (const std::exception& problem) {

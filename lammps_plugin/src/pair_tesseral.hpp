@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "ghost_exchange.hpp"
 #include "model.hpp"
 #include "pair.h"
 #include "units.hpp"
@@ -31,6 +32,14 @@ class PairTesseralBase : public Pair {
   void* extract_peratom(const char* name, int& columns) override;
   double memory_usage() override;
 
+  // what LAMMPS calls within an exchange of features
+  int pack_forward_comm(int n, int* atoms, double* buffer, int, int*) override {
+    return exchange_.pack_forward(n, atoms, buffer);
+  }
+  void unpack_forward_comm(int n, int first, double* buffer) override { exchange_.unpack_forward(n, first, buffer); }
+  int pack_reverse_comm(int n, int first, double* buffer) override { return exchange_.pack_reverse(n, first, buffer); }
+  void unpack_reverse_comm(int n, int* atoms, double* buffer) override { exchange_.unpack_reverse(n, atoms, buffer); }
+
  protected:
   virtual std::unique_ptr<tesseral::Model> open(const std::string& path, const tesseral::ModelOptions& options) = 0;
 
@@ -44,6 +53,7 @@ class PairTesseralBase : public Pair {
   const std::string style_;
   tesseral::ModelOptions options_;
   std::unique_ptr<tesseral::Model> model_;
+  GhostExchange exchange_;
   std::string path_;
   tesseral::Units units_;
   std::vector<int32_t> species_of_type_;  // [ntypes+1]
@@ -63,6 +73,8 @@ class PairTesseralBase : public Pair {
   void clear_flags();
   bool in_model(int type_i, int type_j) const;
   bool any_in_model(int group_index) const;
+  void prepare_exchange();
+  void check_centroid_stress();
   void check_exclusions();
   void check_pairs();
   void check_special_neighbors();

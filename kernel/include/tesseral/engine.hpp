@@ -23,24 +23,39 @@ struct NeighborRow {
   int32_t first_atom = 0;  // added to the indices, so that copies of a system share one list
 };
 
+/// Carries the features of atoms between the processes that share a system (or within one, to its ghosts), for models with
+/// several layers. Rows [n_atoms, row] of the atoms of EngineInput, float32 in the precisions float32 and mixed.
+struct __attribute__((visibility("default"))) FeatureExchange {
+  virtual ~FeatureExchange() = default;
+  /// The rows of the centers are set: copies each to the ghosts of its atom, in every process.
+  virtual void forward(float* rows, int64_t row) = 0;
+  virtual void forward(double* rows, int64_t row) = 0;
+  /// Adds the row of each ghost to that of its atom, in every process. The rows of ghosts are not read afterwards.
+  virtual void reverse(float* rows, int64_t row) = 0;
+  virtual void reverse(double* rows, int64_t row) = 0;
+};
+
 /// Atoms with a neighbour list. Units: Å.
 struct EngineInput {
-  int64_t n_atoms = 0;                // rows of positions and species, ghosts included
-  int64_t n_centers = 0;              // the first n_centers atoms have energies
-  const double* positions = nullptr;  // [n_atoms, 3]
-  const int32_t* species = nullptr;   // [n_atoms] index into the model's species; absent: not in the model
-  const NeighborRow* rows = nullptr;  // [n_centers]
-  int32_t index_bits = 0x7fffffff;    // bits of a neighbour that hold the atom index
+  int64_t n_atoms = 0;                  // rows of positions and species, ghosts included
+  int64_t n_centers = 0;                // the first n_centers atoms have energies
+  const double* positions = nullptr;    // [n_atoms, 3]
+  const int32_t* species = nullptr;     // [n_atoms] index into the model's species; absent: not in the model
+  const NeighborRow* rows = nullptr;    // [n_centers]
+  int32_t index_bits = 0x7fffffff;      // bits of a neighbour that hold the atom index
+  FeatureExchange* exchange = nullptr;  // models with several layers need one where neighbours are not centers
 
   /// Species of an atom that the model leaves out: no energy, no forces, nobody's neighbour.
   static constexpr int32_t absent = -1;
 };
 
-/// Results, overwritten; eV, eV/Å.
+/// Results, overwritten; eV, eV/Å. g_ij = dE/dr_ij is the derivative of the total energy by an edge of center i: that of
+/// E_i in models with one layer, while in the others the edge also changes the energies of atoms that i or j sends messages
+/// to. The virials sum to the total virial in all models.
 struct EngineOutput {
   double* energies = nullptr;          // [n_centers]
   double* forces = nullptr;            // [n_atoms, 3]
-  double* virials = nullptr;           // [n_centers, 3, 3] sum over j of r_ij (x) dE_i/dr_ij (not symmetrised), or null
+  double* virials = nullptr;           // [n_centers, 3, 3] sum over j of r_ij (x) g_ij (not symmetrised), or null
   double* neighbor_virials = nullptr;  // [n_atoms, 3, 3] the same sum over i, by neighbour j; or null
   double* const* columns = nullptr;    // one [n_centers] or null for each of Engine::atom_columns(), or null
 };
@@ -70,12 +85,19 @@ class Engine {
   const std::vector<std::string>& species() const;
   const std::string& metadata() const;  // JSON text
   std::string instruction_set() const;
+  int n_layers() const;
+  /// Length of the rows that FeatureExchange gets; 0 for models with one layer, which exchange nothing.
+  int64_t feature_row() const;
   /// Names of the further numbers that each center has, see EngineOutput::columns: the symmetrised products before the
-  /// readout, product_1, product_2, ...
+  /// readout (of the last layer), product_1, product_2, ...
   const std::vector<std::string>& atom_columns() const;
 
-  /// Calls from several threads wait for each other. Throws std::invalid_argument for indices out of range,
-  /// NonFiniteResult.
+  /// Calls from several threads wait for each other. Throws std::invalid_argument for indices out of range and for
+  /// neighbours without features (see EngineInput::exchange), NonFiniteResult.
+  ///
+  /// With n_layers() > 1 and an exchange, every call makes n_layers() - 1 forward and as many reverse exchanges, with no
+  /// atoms too, and NonFiniteResult comes after the last. std::invalid_argument comes before the first: other processes
+  /// would wait for this one, so a caller that shares the system with others must then end or release them all.
   void compute(const EngineInput& input, const EngineOutput& output);
 
  private:

@@ -2,6 +2,7 @@
 // whole packs of any instruction set.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "tesseral/aligned.hpp"
@@ -26,18 +27,55 @@ struct DenseLayer {
   AlignedVector<T> bias;        // [padded n_out]
 };
 
+/// The symmetric product of one layer.
+template <class T>
+struct LayerProduct {
+  std::vector<TreeNode> tree;
+  std::vector<int32_t> roots;  // [n_outputs+1]
+  AlignedVector<T> weights;    // [S, n_nodes, channel_row]
+
+  int n_outputs() const { return static_cast<int>(roots.size()) - 1; }
+  int n_nodes() const { return static_cast<int>(tree.size()); }
+};
+
+/// Matrices of one shape in both orientations; none: `weights` is empty.
+template <class T>
+struct MatrixStack {
+  int n_in = 0, n_out = 0;      // unpadded
+  AlignedVector<T> weights;     // [n, n_in, padded n_out]
+  AlignedVector<T> transposed;  // [n, n_out, padded n_in]
+
+  bool empty() const { return weights.empty(); }
+  const T* matrix(int64_t n) const { return weights.data() + n * n_in * padded_row(n_out); }
+  const T* transposed_matrix(int64_t n) const { return transposed.data() + n * n_out * padded_row(n_in); }
+};
+
+/// One layer: A^t from the density (t = 0) or from messages, its products, and their map to features. Of the local model,
+/// only `product` is set.
+template <class T>
+struct EngineLayer {
+  LayerProduct<T> product;
+  int output_l = 0;          // products and features have degrees 0..output_l
+  MatrixStack<T> update;     // [output_l+1] products to features
+  MatrixStack<T> residual;   // [S, output_l+1] features of the layer before to features; t >= 1
+  AlignedVector<T> message;  // [paths, n_radial, channel_row]; t >= 1
+  std::optional<MessageTable<T>> terms;
+  MatrixStack<T> mixing;     // [l_max+1] messages to A; may be empty
+  AlignedVector<T> readout;  // [channel_row] features of degree 0 to energy, but for the last layer
+};
+
 template <class T>
 struct EngineParameters {
   DensityOptions<T> density;
-  int l_max = 0, n_inputs = 0, n_channels = 0, n_nodes = 0;
+  int l_max = 0, n_inputs = 0, n_channels = 0;
+  int message_l = 0;                   // degrees of the features that are handed on
   int input_row = 0, channel_row = 0;  // padded n_inputs, n_channels
   AlignedVector<T> mixing;             // [S, l_max+1, n_inputs, channel_row]
   AlignedVector<T> mixing_transposed;  // [S, l_max+1, channel_row, input_row]
-  std::vector<TreeNode> tree;
-  std::vector<int32_t> roots;
-  AlignedVector<T> product;           // [S, n_nodes, channel_row]
-  AlignedVector<T> linear;            // [channel_row] linear readout of the product
-  std::vector<DenseLayer<T>> layers;  // of the MLP readout; may be empty
+  std::vector<EngineLayer<T>> layers;
+  // readout: of the product in local models, of the last layer's features in layered ones
+  AlignedVector<T> linear;
+  std::vector<DenseLayer<T>> perceptron;  // may be empty
   AlignedVector<T> radial_table;
   T scale = 0;
   std::vector<double> atomic_energy;  // [S] E0 + shift
@@ -45,23 +83,54 @@ struct EngineParameters {
   Repulsion repulsion{0, 0};
   AlignedVector<T> repulsion_strength;  // [S, S]
   AlignedVector<T> inverse_screening;   // [S, S]
+
+  int n_layers() const { return static_cast<int>(layers.size()); }
+  int n_harmonics() const { return (l_max + 1) * (l_max + 1); }
+  /// Length of one atom's features: [(message_l+1)^2, channel_row].
+  int64_t feature_row() const { return n_layers() == 1 ? 0 : (message_l + 1) * (message_l + 1) * int64_t{channel_row}; }
 };
 
 /// Working arrays of one thread.
 template <class T>
 struct EngineScratch {
-  AlignedVector<T> vectors, gradients;       // [edges, 3]
-  std::vector<int64_t> species;              // [edges]
-  std::vector<int32_t> neighbors;            // [edges]
-  AlignedVector<T> phi, dphi;                // [n_inputs, padded LM]
-  AlignedVector<T> A, dA;                    // [LM, channel_row]
-  AlignedVector<T> B, dB;                    // [channel_row]
-  AlignedVector<T> hidden, slopes, adjoint;  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
+  AlignedVector<T> vectors, gradients;        // [edges, 3]
+  std::vector<int64_t> species;               // [edges]
+  std::vector<int32_t> neighbors;             // [edges]
+  std::vector<int64_t> offsets;               // [edges] of the neighbours' rows of features
+  AlignedVector<T> phi, dphi;                 // [n_inputs, padded LM]
+  AlignedVector<T> A, dA;                     // [LM, channel_row]
+  AlignedVector<T> message, dmessage;         // [LM, channel_row] with message mixing
+  AlignedVector<T> radial, slopes_of_radial;  // [n_radial, padded edges]
+  AlignedVector<T> couplings;                 // [entries of a message table, padded edges]
+  AlignedVector<T> channels;                  // [paths, padded edges, channel_row] R
+  AlignedVector<T> products;                  // [rows of a path, padded edges, channel_row] R h
+  AlignedVector<T> by_distance;               // [padded edges, most lanes]
+  AlignedVector<T> by_harmonics;              // [LM, padded edges]
+  AlignedVector<T> B, dB;                     // [most outputs of a product, channel_row]
+  AlignedVector<T> features, dfeatures;       // [padded features] of the last layer
+  AlignedVector<T> hidden, slopes, adjoint;   // MLP: activations and SiLU slopes of all layers; one layer's adjoint
 
   EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
 };
 
-/// Sums of one thread, of type Sum (float or double); forces added to.
+/// One loop over the atoms. A call makes the passes forward for all layers but the last, last, and backward for all but the
+/// last in reverse order. Rows of features are [n_atoms, feature_row].
+template <class T>
+struct EnginePass {
+  enum class Kind {
+    forward,  // features of the layer
+    last,     // energies; adjoints of the features of the layer before
+    backward  // from the adjoints of the layer's features to those of the layer before
+  };
+  Kind kind;
+  int layer;
+  T* features;         // forward: written for the centers
+  const T* before;     // features of the layer before; null in layer 0
+  const T* adjoints;   // backward: dE/d(features of this layer)
+  T* adjoints_before;  // last, backward: added to; null in layer 0
+};
+
+/// Sums of one thread, of type Sum (float or double). Energies are overwritten in layer 0, the rest is added to.
 template <class Sum>
 struct EngineSums {
   double* energies;        // [n_centers]
@@ -72,8 +141,8 @@ struct EngineSums {
 };
 
 template <class T, class Sum>
-using AtomsFunction = void (*)(const EngineParameters<T>&, const EngineInput&, Range atoms, EngineScratch<T>&,
-                               const EngineSums<Sum>&);
+using AtomsFunction = void (*)(const EngineParameters<T>&, const EngineInput&, const EnginePass<T>&, Range atoms,
+                               EngineScratch<T>&, const EngineSums<Sum>&);
 
 /// Loop over a range of centers for an instruction set.
 template <class T, class Sum>

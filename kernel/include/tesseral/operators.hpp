@@ -93,6 +93,55 @@ struct ProductShape {
   const int64_t* species;  // [N]
 };
 
+/// Terms of a message as a model or a caller lists them: indices of path, output component, harmonic and component of h.
+struct MessageTerm {
+  int32_t path;
+  int32_t out;
+  int32_t harmonic;
+  int32_t component;
+};
+
+/// The same terms in groups: rows of a path (which share its radial weights), entries of a row (which share its component of
+/// h) and terms of an entry (which share its output component).
+template <class T>
+struct MessageTable {
+  struct Row {
+    int32_t component;  // of h
+    int32_t first_entry;
+    int32_t last_entry;
+  };
+  struct Entry {
+    int32_t out;
+    int32_t first_term;
+    int32_t last_term;
+  };
+  struct Term {
+    int32_t harmonic;
+    T coupling;
+  };
+  std::vector<int32_t> path_rows;  // [P+1] rows of path p: path_rows[p] .. path_rows[p+1]-1
+  std::vector<Row> rows;
+  std::vector<Entry> entries;
+  std::vector<Term> terms;
+
+  /// Groups terms in which message_fault finds nothing wrong.
+  MessageTable(const std::vector<MessageTerm>& terms, const double* couplings, int n_paths);
+};
+
+/// What is wrong with a list of terms, or an empty text: indices must lie inside their arrays, and the terms must be sorted
+/// by path, component of h and output component.
+std::string message_fault(const std::vector<MessageTerm>& terms, int n_paths, int n_harmonics, int n_components);
+
+/// Sizes of a message. Rows of channels are padded to whole packs.
+template <class T>
+struct MessageShape {
+  int n_radial;      // Q
+  int n_harmonics;   // LM, of the harmonics and of the output
+  int n_components;  // HM, of h
+  int row;           // channels of a row, padded
+  const MessageTable<T>* table;
+};
+
 constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
 constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å, over Z_i^0.23 + Z_j^0.23
 constexpr double screening_exponent = 0.23;
@@ -108,6 +157,29 @@ template <class T>
 struct Field {
   T* values = nullptr;
   T* tangents = nullptr;
+};
+
+/// What messages are made of; with tangents (all four or none) the derivative along them. Edges of atom i are first[i] ..
+/// first[i+1]-1.
+template <class T>
+struct MessageInputs {
+  Field<const T> radial;     // [E, Q]
+  Field<const T> angular;    // [E, LM]
+  Field<const T> h;          // [n_rows, HM, row], rows of channels padded with zeros
+  Field<const T> weights;    // [P, Q, row]
+  const int64_t* first;      // [N+1]
+  const int64_t* neighbors;  // [E] rows of h
+};
+
+/// Gradients of <G, message>; h is always wanted, null means that others are not (radial and angular go together).
+template <class T>
+struct MessageOutputs {
+  T* radial;   // [E, Q]
+  T* angular;  // [E, LM]
+  T* h;        // [., HM, row] rows of h from first_row on, added to
+  int64_t first_row;
+  T* weights;  // [P, Q, row], added to
+  T* out;      // with tangents: that of the message [N, LM, row]
 };
 
 /// The operators compiled for one instruction set. Outputs are overwritten unless said otherwise.
@@ -139,6 +211,11 @@ struct Kernels {
                            T* gc);
   void (*product_gradient_tangent)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range,
                                    T* gA, T* gc, T* out);
+  // messages [N,LM,row]; without tangents
+  void (*message)(const MessageShape<T>&, const MessageInputs<T>&, Range atoms, T* out);
+  // <G, message> differentiated; with tangents: the tangents of the gradients and of the message
+  void (*message_gradient)(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range atoms,
+                           const MessageOutputs<T>&);
 };
 
 /// Kernels for the best instruction set of this machine, or the one chosen by use_instruction_set (dispatch.hpp).

@@ -100,6 +100,10 @@ inline Dual<V> operator*(const Dual<V>& a, Element<V> b) {
   return b * a;
 }
 template <class V>
+inline Dual<V> operator*(const Dual<V>& a, const V& b) {
+  return {a.value * b, a.tangent * b};
+}
+template <class V>
 inline Dual<V>& operator+=(Dual<V>& a, const Dual<V>& b) {
   a.value += b.value;
   a.tangent += b.tangent;

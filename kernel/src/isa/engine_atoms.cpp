@@ -1,86 +1,88 @@
-// The native engine's loop over atoms for one instruction set: density, mixing, product, readout and their adjoints, all in
-// the cache of one atom.
+// The native engine's loop over atoms for one instruction set: A from the density or from messages, product, features,
+// readout and their adjoints, all in the cache of one atom. Between layers only the features and their adjoints are kept;
+// the backward pass computes A anew.
 #include "tesseral/engine_atoms.hpp"
 
 #include <algorithm>
 #include <limits>
 
-#include "tesseral/density.hpp"
+#include "tesseral/engine_edges.hpp"
+#include "tesseral/engine_message.hpp"
+#include "tesseral/engine_readout.hpp"
 #include "tesseral/mix.hpp"
 #include "tesseral/product.hpp"
-#include "tesseral/repulsion.hpp"
 
 namespace tesseral::TESSERAL_ISA {
 namespace {
 
-template <class T>
-T sum_lanes(const Pack<T>& pack) {
-  T sum = 0;
-  for (int lane = 0; lane < lanes<T>; ++lane) sum += pack[lane];
-  return sum;
-}
-
-template <class T>
-void fill_zero(T* target, int size) {
-  for (int block = 0; block < size; block += lanes<T>) store(target + block, Pack<T>{});
-}
-
-/// out[:] = sum_k x[k] rows[k, :] (+ bias); rows [n, row]
-template <class T>
-void multiply_rows(const T* x, int n, const T* rows, int row, const T* bias, T* out) {
-  for (int block = 0; block < row; block += lanes<T>) {
-    Pack<T> partial[4] = {};
-    int k = 0;
-    for (; k + 4 <= n; k += 4) {
-      for (int u = 0; u < 4; ++u) partial[u] += x[k + u] * load(rows + (k + u) * row + block);
-    }
-    for (; k < n; ++k) partial[0] += x[k] * load(rows + k * row + block);
-    Pack<T> sum = (partial[0] + partial[1]) + (partial[2] + partial[3]);
-    if (bias) sum += load(bias + block);
-    store(out + block, sum);
+/// out rows of degrees 0..degree, each times the matrix of its degree (or the transposed one), overwritten or added to.
+template <class T, bool add>
+void multiply_degrees(const MatrixStack<T>& stack, int64_t first, int degree, const T* x, int x_row, T* out, int out_row) {
+  for (int l = 0; l <= degree; ++l) {
+    multiply_matrix<T, add>(x + l * l * x_row, x_row, 2 * l + 1, stack.matrix(first + l), stack.n_in,
+                            padded_row(stack.n_out), [&](int m) { return out + (l * l + m) * out_row; });
   }
 }
-
-/// SiLU x/(1+exp(-x)) in place, and its slope.
-template <class T>
-void silu(T* x, T* slope, int row) {
-  for (int block = 0; block < row; block += lanes<T>) {
-    const Pack<T> value = load(x + block);
-    const Pack<T> gate = T(1) / (T(1) + exponential(-value));
-    store(x + block, value * gate);
-    store(slope + block, gate * (T(1) + value * (T(1) - gate)));
+template <class T, bool add>
+void multiply_degrees_transposed(const MatrixStack<T>& stack, int64_t first, int degree, const T* x, int x_row, T* out,
+                                 int out_row) {
+  for (int l = 0; l <= degree; ++l) {
+    multiply_matrix<T, add>(x + l * l * x_row, x_row, 2 * l + 1, stack.transposed_matrix(first + l), stack.n_out,
+                            padded_row(stack.n_in), [&](int m) { return out + (l * l + m) * out_row; });
   }
 }
 
 template <class T, class Sum>
 class AtomLoop {
+  using Kind = typename EnginePass<T>::Kind;
+
  public:
-  AtomLoop(const EngineParameters<T>& parameters, const EngineInput& input, EngineScratch<T>& scratch,
-           const EngineSums<Sum>& sums)
+  AtomLoop(const EngineParameters<T>& parameters, const EngineInput& input, const EnginePass<T>& pass,
+           EngineScratch<T>& scratch, const EngineSums<Sum>& sums)
       : p_(parameters),
+        layer_(p_.layers[static_cast<std::size_t>(pass.layer)]),
         input_(input),
+        pass_(pass),
         work_(scratch),
         sums_(sums),
-        harmonic_row_(padded<T>((p_.l_max + 1) * (p_.l_max + 1))),
-        sizes_{p_.l_max, p_.n_inputs, p_.input_row, harmonic_row_, p_.channel_row} {}
+        edges_(parameters, input, scratch, sums),
+        messages_(parameters, layer_, pass, scratch),
+        readout_(parameters, scratch),
+        row_(p_.channel_row),
+        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row} {}
 
   void run(Range atoms) {
-    for (int64_t i = atoms.begin; i < atoms.end; ++i) input_.species[i] == EngineInput::absent ? skip(i) : atom(i);
+    for (int64_t i = atoms.begin; i < atoms.end; ++i) {
+      if (input_.species[i] == EngineInput::absent) {
+        skip(i);
+      } else if (pass_.kind == Kind::forward) {
+        forward(i);
+      } else if (pass_.kind == Kind::last) {
+        last(i);
+      } else {
+        backward(i);
+      }
+    }
   }
 
  private:
   const EngineParameters<T>& p_;
+  const EngineLayer<T>& layer_;
   const EngineInput& input_;
+  const EnginePass<T>& pass_;
   EngineScratch<T>& work_;
   const EngineSums<Sum>& sums_;
-  int harmonic_row_;
+  AtomEdges<T, Sum> edges_;
+  AtomMessages<T> messages_;
+  AtomReadout<T> readout_;
+  int row_;
   MixSizes sizes_;
-  bool on_top_ = false;  // the present atom has a neighbour closer than shortest_distance
+  int64_t species_ = 0, n_edges_ = 0;  // of the present atom
 
   void skip(int64_t i) {
     sums_.energies[i] = 0;
-    if (sums_.virials) std::fill_n(sums_.virials + 9 * i, 9, 0.0);
-    for_each_column([&](int, double* column) { column[i] = 0; });
+    if (pass_.kind == Kind::forward) fill_zero(pass_.features + i * p_.feature_row(), static_cast<int>(p_.feature_row()));
+    if (pass_.kind == Kind::last) for_each_column([&](int, double* column) { column[i] = 0; });
   }
 
   /// f(channel, column) for every column that is asked for
@@ -92,193 +94,154 @@ class AtomLoop {
     }
   }
 
-  void atom(int64_t i) {
-    const int64_t z = input_.species[i];
-    const int n_harmonics = (p_.l_max + 1) * (p_.l_max + 1), row = p_.channel_row;
-    const int64_t mixing = z * (p_.l_max + 1) * p_.n_inputs * row;
-    const int64_t transposed = z * (p_.l_max + 1) * static_cast<int64_t>(row) * p_.input_row;
-    const int64_t first[2] = {0, take_edges(i)};
-    const Edges<T> edges{work_.vectors.data(), nullptr, first, work_.species.data()};
+  /// The features of layer t from those of the layer before, and the energy of their linear readout.
+  void forward(int64_t i) {
+    take(i);
+    set_A();
+    product<Wanted::value>(nullptr);
+    T* features = pass_.features + i * p_.feature_row();
+    multiply_degrees<T, false>(layer_.update, 0, layer_.output_l, work_.B.data(), row_, features, row_);
+    if (pass_.layer > 0) {
+      multiply_degrees<T, true>(layer_.residual, residual_matrix(), layer_.output_l, before(i), row_, features, row_);
+    }
+    Pack<T> energy = {};
+    for (int block = 0; block < row_; block += lanes<T>) {
+      energy += load(features + block) * load(layer_.readout.data() + block);
+    }
+    set_energy(i, p_.scale * sum_lanes<T>(energy));
+  }
 
-    fill_zero(work_.phi.data(), p_.n_inputs * harmonic_row_);
-    add_density<T, Pack<T>>(p_.density, edges, 0, first[1], work_.phi.data());
-    mix_atom(sizes_, work_.phi.data(), p_.mixing.data() + mixing, work_.A.data());
-
-    fill_zero(work_.dA.data(), n_harmonics * row);
-    fill_zero(work_.B.data(), row);
-    const ProductShape shape{n_harmonics, p_.n_channels, p_.n_nodes, 1, p_.tree.data(), p_.roots.data(), nullptr};
-    ProductAtom<Pack<T>, Wanted::gradient>{shape,
-                                           row,
-                                           {work_.A.data(), nullptr},
-                                           {const_cast<T*>(p_.product.data()) + z * p_.n_nodes * row, nullptr},
-                                           {work_.dA.data(), nullptr},
-                                           {},
-                                           nullptr,
-                                           {work_.B.data(), nullptr}}
-        .run();
-
+  /// Energies; adjoints of the last layer's A and of the features of the layer before.
+  void last(int64_t i) {
+    take(i);
+    set_A();
+    product<Wanted::gradient>(nullptr);
     for_each_column(
         [&](int channel, double* column) { column[i] = static_cast<double>(work_.B[static_cast<std::size_t>(channel)]); });
-    const T energy = readout();
-    for (int block = 0; block < row; block += lanes<T>) {
+    const T energy = p_.n_layers() == 1 ? readout_.energy(work_.B.data(), work_.dB.data()) : readout_of_features(i);
+    for (int block = 0; block < row_; block += lanes<T>) {
       const Pack<T> weight = p_.scale * load(work_.dB.data() + block);
-      for (int lm = 0; lm < n_harmonics; ++lm) {
-        T* target = work_.dA.data() + lm * row + block;
+      for (int lm = 0; lm < p_.n_harmonics(); ++lm) {
+        T* target = work_.dA.data() + lm * row_ + block;
         store(target, load(target) * weight);
       }
     }
-    mix_input_gradient_atom(sizes_, work_.dA.data(), p_.mixing_transposed.data() + transposed, work_.dphi.data());
-    density_gradient<T, Pack<T>>(p_.density, edges, 0, first[1], work_.dphi.data(), work_.gradients.data());
-
-    double total = p_.atomic_energy[static_cast<std::size_t>(z)] + static_cast<double>(p_.scale * energy);
-    if (p_.has_repulsion) total += add_repulsion(z, first[1]);
-    sums_.energies[i] = on_top_ ? std::numeric_limits<double>::quiet_NaN() : total;
-    add_forces(i, first[1]);
+    add_gradient_of_A();
+    set_energy(i, p_.scale * energy);
+    if (p_.has_repulsion) sums_.energies[i] += edges_.add_repulsion(species_, n_edges_);
+    edges_.add_forces(i, n_edges_);
   }
 
-  /// Collects the edges of atom i within the cutoff; returns their number.
-  int64_t take_edges(int64_t i) {
-    const double cutoff = p_.density.radial.cutoff, cutoff2 = cutoff * cutoff;
-    const double* ri = input_.positions + 3 * i;
-    const NeighborRow& neighbors = input_.rows[i];
-    int64_t count = 0;
-    double least2 = cutoff2;
-    for (int32_t e = 0; e < neighbors.count; ++e) {
-      const int32_t j = neighbors.first_atom + (neighbors.neighbors[e] & input_.index_bits);
-      const double* rj = input_.positions + 3 * static_cast<int64_t>(j);
-      double d[3] = {rj[0] - ri[0], rj[1] - ri[1], rj[2] - ri[2]};
-      if (neighbors.shifts) {
-        for (int axis = 0; axis < 3; ++axis) d[axis] += neighbors.shifts[3 * e + axis];
-      }
-      const auto n = static_cast<std::size_t>(count);
-      for (std::size_t axis = 0; axis < 3; ++axis) work_.vectors[3 * n + axis] = static_cast<T>(d[axis]);
-      work_.species[n] = input_.species[j];
-      work_.neighbors[n] = j;
-      // a distance that is not a number stays in, so that it shows in the results
-      const double distance2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
-      const bool taken = input_.species[j] != EngineInput::absent && !(distance2 >= cutoff2);
-      if (taken) least2 = std::min(least2, distance2);
-      count += taken;
+  /// From the adjoints of the layer's features to forces and to the adjoints of the layer before.
+  void backward(int64_t i) {
+    take(i);
+    set_A();
+    T* features = work_.dfeatures.data();
+    std::copy_n(pass_.adjoints + i * p_.feature_row(), p_.feature_row(), features);
+    for (int block = 0; block < row_; block += lanes<T>) {
+      store(features + block, load(features + block) + p_.scale * load(layer_.readout.data() + block));
     }
-    on_top_ = least2 < shortest_distance * shortest_distance;
-    return count;
+    multiply_degrees_transposed<T, false>(layer_.update, 0, layer_.output_l, features, row_, work_.dB.data(), row_);
+    if (pass_.layer > 0) add_residual_gradient(i, features, row_);
+    product<Wanted::gradient>(work_.dB.data());
+    add_gradient_of_A();
+    edges_.add_forces(i, n_edges_);
   }
 
-  /// Energy of the linear and MLP readouts of B; sets dB.
-  T readout() {
-    const int row = p_.channel_row;
-    Pack<T> linear = {};
-    for (int block = 0; block < row; block += lanes<T>) {
-      linear += load(work_.B.data() + block) * load(p_.linear.data() + block);
-      store(work_.dB.data() + block, load(p_.linear.data() + block));
-    }
-    const T energy = sum_lanes<T>(linear);
-    return p_.layers.empty() ? energy : energy + perceptron();
+  void take(int64_t i) {
+    species_ = input_.species[i];
+    n_edges_ = edges_.take(i);
   }
 
-  /// Energy of the MLP readout; adds its gradient to dB.
-  T perceptron() {
-    const std::size_t last = p_.layers.size() - 1;
-    const T* input = work_.B.data();
-    int offset = 0;
-    for (std::size_t n = 0; n <= last; ++n) {
-      const DenseLayer<T>& layer = p_.layers[n];
-      const int width = padded_row(layer.n_out);
-      T* out = work_.hidden.data() + offset;
-      multiply_rows(input, layer.n_in, layer.weights.data(), width, layer.bias.data(), out);
-      if (n < last) silu(out, work_.slopes.data() + offset, width);
-      input = out;
-      offset += width;
-    }
-    const T energy = input[0];
+  const T* before(int64_t i) const { return pass_.before + i * p_.feature_row(); }
+  int64_t residual_matrix() const { return species_ * (layer_.output_l + 1); }
 
-    T* adjoint = work_.adjoint.data();
-    adjoint[0] = 1;
-    for (std::size_t n = last + 1; n-- > 0;) {
-      const DenseLayer<T>& layer = p_.layers[n];
-      const int width = padded_row(layer.n_in);
-      T* below = adjoint + row_of_adjoint();
-      multiply_rows<T>(adjoint, layer.n_out, layer.transposed.data(), width, nullptr, below);
-      offset -= padded_row(layer.n_out);
-      const T* slope = n > 0 ? work_.slopes.data() + offset - padded_row(p_.layers[n - 1].n_out) : nullptr;
-      for (int block = 0; block < width; block += lanes<T>) {
-        const Pack<T> g = load(below + block);
-        if (slope) {
-          store(adjoint + block, g * load(slope + block));
-        } else {
-          store(work_.dB.data() + block, load(work_.dB.data() + block) + g);
-        }
-      }
-    }
+  void add_residual_gradient(int64_t i, const T* features, int row) {
+    multiply_degrees_transposed<T, true>(layer_.residual, residual_matrix(), layer_.output_l, features, row,
+                                         pass_.adjoints_before + i * p_.feature_row(), row_);
+  }
+
+  void set_energy(int64_t i, T energy) {
+    const double baseline = pass_.layer == 0 ? p_.atomic_energy[static_cast<std::size_t>(species_)] : sums_.energies[i];
+    const double total = baseline + static_cast<double>(energy);
+    sums_.energies[i] = edges_.on_top() ? std::numeric_limits<double>::quiet_NaN() : total;
+  }
+
+  /// Energy of the last layer's features, in units of the model's scale; sets dB and adds to the adjoints of the layer
+  /// before.
+  T readout_of_features(int64_t i) {
+    T *features = work_.features.data(), *dfeatures = work_.dfeatures.data();
+    const int row = padded_row(layer_.update.n_out);
+    multiply_degrees<T, false>(layer_.update, 0, 0, work_.B.data(), row_, features, row);
+    multiply_degrees<T, true>(layer_.residual, residual_matrix(), 0, before(i), row_, features, row);
+    const T energy = readout_.energy(features, dfeatures);
+    multiply_degrees_transposed<T, false>(layer_.update, 0, 0, dfeatures, row, work_.dB.data(), row_);
+    for (int block = 0; block < row; block += lanes<T>) store(dfeatures + block, p_.scale * load(dfeatures + block));
+    add_residual_gradient(i, dfeatures, row);
     return energy;
   }
 
-  int row_of_adjoint() const { return static_cast<int>(work_.adjoint.size() / 2); }
-
-  /// Energy of the short-range repulsion, half of each pair; adds its gradients.
-  double add_repulsion(int64_t z, int64_t count) {
-    double energy = 0;
-    const auto n_species = static_cast<int64_t>(p_.atomic_energy.size());
-    for_each_pack<T>(0, count, [&](const Lanes<T>& pack) {
-      Pack<T> x, y, e, slope, strength = {}, inverse = broadcast<T>(1), third;
-      gather(work_.vectors.data(), pack, T(p_.repulsion.outer), x, y, third);
-      const Pack<T> r = square_root(x * x + y * y + third * third);
-      bool close = false;
-      for (int lane = 0; lane < pack.count; ++lane) {
-        const auto pair = static_cast<std::size_t>(z * n_species + work_.species[static_cast<std::size_t>(pack.edge[lane])]);
-        strength[lane] = p_.repulsion_strength[pair];
-        inverse[lane] = p_.inverse_screening[pair];
-        close = close || !(r[lane] >= T(p_.repulsion.outer));
-      }
-      if (!close) return;
-      repulsion(r, strength, inverse, p_.repulsion, e, slope);
-      const Pack<T> per_length = slope / r;
-      for (int lane = 0; lane < pack.count; ++lane) {
-        energy += static_cast<double>(e[lane]);
-        T* target = work_.gradients.data() + 3 * pack.edge[lane];
-        target[0] += per_length[lane] * x[lane];
-        target[1] += per_length[lane] * y[lane];
-        target[2] += per_length[lane] * third[lane];
-      }
-    });
-    return energy;
+  Edges<T> edges(int64_t (&first)[2]) const {
+    first[0] = 0;
+    first[1] = n_edges_;
+    return {work_.vectors.data(), nullptr, first, work_.species.data()};
   }
 
-  /// F_i += g_ij, F_j -= g_ij; the virial r_ij (x) g_ij goes to i, and once more to j.
-  void add_forces(int64_t i, int64_t count) {
-    Sum own[3] = {}, virial[9] = {};
-    for (int64_t e = 0; e < count; ++e) {
-      const T* g = work_.gradients.data() + 3 * e;
-      const T* r = work_.vectors.data() + 3 * e;
-      const auto j = static_cast<int64_t>(work_.neighbors[static_cast<std::size_t>(e)]);
-      Sum* force = sums_.forces + 3 * j;
-      for (int axis = 0; axis < 3; ++axis) {
-        own[axis] += static_cast<Sum>(g[axis]);
-        force[axis] -= static_cast<Sum>(g[axis]);
-        for (int other = 0; other < 3; ++other) {
-          virial[3 * axis + other] += static_cast<Sum>(r[axis]) * static_cast<Sum>(g[other]);
-        }
-      }
-      if (sums_.neighbor_virials) add_neighbor_virial(r, g, sums_.neighbor_virials + 9 * j);
+  void set_A() {
+    if (pass_.layer == 0) {
+      int64_t first[2];
+      fill_zero(work_.phi.data(), p_.n_inputs * sizes_.harmonic_stride);
+      add_density<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.phi.data());
+      mix_atom(sizes_, work_.phi.data(), p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_, work_.A.data());
+    } else {
+      T* message = layer_.mixing.empty() ? work_.A.data() : work_.message.data();
+      messages_.set(n_edges_, message);
+      if (layer_.mixing.empty()) return;
+      multiply_degrees<T, false>(layer_.mixing, 0, p_.l_max, message, row_, work_.A.data(), row_);
     }
-    for (int axis = 0; axis < 3; ++axis) sums_.forces[3 * i + axis] += own[axis];
-    if (!sums_.virials) return;
-    for (int n = 0; n < 9; ++n) sums_.virials[9 * i + n] = static_cast<double>(virial[n]);
   }
 
-  static void add_neighbor_virial(const T* r, const T* g, Sum* virial) {
-    for (int axis = 0; axis < 3; ++axis) {
-      for (int other = 0; other < 3; ++other) {
-        virial[3 * axis + other] += static_cast<Sum>(r[axis]) * static_cast<Sum>(g[other]);
-      }
+  /// B and, if wanted, dA; `cotangent` of B or null for ones.
+  template <Wanted wanted>
+  void product(const T* cotangent) {
+    const LayerProduct<T>& product = layer_.product;
+    T* dA = wanted == Wanted::value ? nullptr : work_.dA.data();
+    if (dA) fill_zero(dA, p_.n_harmonics() * row_);
+    if (!cotangent) fill_zero(work_.B.data(), product.n_outputs() * row_);
+    const ProductShape shape{
+        p_.n_harmonics(),     p_.n_channels, product.n_nodes(), product.n_outputs(), product.tree.data(),
+        product.roots.data(), nullptr};
+    ProductAtom<Pack<T>, wanted>{shape,
+                                 row_,
+                                 {work_.A.data(), nullptr},
+                                 {const_cast<T*>(product.weights.data()) + species_ * product.n_nodes() * row_, nullptr},
+                                 {dA, nullptr},
+                                 {},
+                                 cotangent,
+                                 {cotangent ? nullptr : work_.B.data(), nullptr}}
+        .run();
+  }
+
+  /// From dA to the gradients of the edges, and to the adjoints of the neighbours' features.
+  void add_gradient_of_A() {
+    if (pass_.layer == 0) {
+      int64_t first[2];
+      const int64_t matrix = species_ * (p_.l_max + 1) * static_cast<int64_t>(row_) * p_.input_row;
+      mix_input_gradient_atom(sizes_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
+      density_gradient<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.dphi.data(), work_.gradients.data());
+    } else if (layer_.mixing.empty()) {
+      messages_.gradient(work_.dA.data());
+    } else {
+      multiply_degrees_transposed<T, false>(layer_.mixing, 0, p_.l_max, work_.dA.data(), row_, work_.dmessage.data(), row_);
+      messages_.gradient(work_.dmessage.data());
     }
   }
 };
 
 template <class T, class Sum>
-void atoms(const EngineParameters<T>& parameters, const EngineInput& input, Range range, EngineScratch<T>& scratch,
-           const EngineSums<Sum>& sums) {
-  AtomLoop<T, Sum>(parameters, input, scratch, sums).run(range);
+void atoms(const EngineParameters<T>& parameters, const EngineInput& input, const EnginePass<T>& pass, Range range,
+           EngineScratch<T>& scratch, const EngineSums<Sum>& sums) {
+  AtomLoop<T, Sum>(parameters, input, pass, scratch, sums).run(range);
 }
 
 }  // namespace

@@ -6,6 +6,13 @@
 #include "tesseral/repulsion.hpp"
 
 namespace tesseral::TESSERAL_ISA {
+
+// message_operators.cpp
+template <class T>
+void message(const MessageShape<T>&, const MessageInputs<T>&, Range, T* out);
+template <class T>
+void message_gradient(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range, const MessageOutputs<T>&);
+
 namespace {
 
 /// Zeroed scratch array of whole packs.
@@ -375,6 +382,8 @@ const Kernels<T> table = {
     product<T>,
     product_gradient<T>,
     product_gradient_tangent<T>,
+    message<T>,
+    message_gradient<T>,
 };
 
 }  // namespace

@@ -180,6 +180,7 @@ def _training_table(training: dict[str, Any]) -> Any:
     table.add_row("compiled kernel, float32", f"{training['compiled']:.1f}")
     table.add_row("plain PyTorch (reference), float32", f"{training['reference']:.1f}")
     table.add_row("ratio", f"{training['ratio']:.1f}")
+    table.add_row("compiled kernel, two layers, float32", f"{training['layered']:.1f}")
     return table
 
 

@@ -1,12 +1,25 @@
-// Checks that LAMMPS' settings leave all neighbours to the model: a many-body energy of part of an environment is wrong, and
-// nothing else would show it.
+// Checks of LAMMPS' settings that would give wrong numbers, and nothing else would show it: all neighbours must be left to
+// the model, and nothing be asked for that it cannot give.
 #include "atom.h"
+#include "compute.h"
 #include "force.h"
 #include "group.h"
+#include "modify.h"
 #include "neighbor.h"
 #include "pair_tesseral.hpp"
 
 namespace LAMMPS_NS {
+
+/// Edge gradients of the total energy belong to one center's energy in models with one layer only, and the heat flux needs
+/// the part of each center.
+void PairTesseralBase::check_centroid_stress() {
+  const auto computes = modify->get_compute_by_style("^centroid/stress/atom");
+  if (model_->n_layers() == 1 || computes.empty()) return;
+  fail("compute " + std::string(computes[0]->id) +
+       " of style centroid/stress/atom, and a heat flux by it, need a model with " + "one layer, but this one has " +
+       std::to_string(model_->n_layers()) +
+       ": messages make an atom's energy depend on more than its own neighbours; compute stress/atom is available");
+}
 
 /// `neigh_modify exclude` must not take away neighbours that the model needs.
 void PairTesseralBase::check_exclusions() {

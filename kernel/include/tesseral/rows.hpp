@@ -1,0 +1,90 @@
+// Products of rows with a matrix, the columns in SIMD lanes. Rows of the matrix are padded to whole packs.
+#pragma once
+
+#include <type_traits>
+
+#include "tesseral/pack.hpp"
+
+/// Before a loop over a small constant number of packs, which shall stay in registers.
+#define TESSERAL_UNROLL _Pragma("GCC unroll 16")
+
+namespace tesseral::TESSERAL_ISA {
+
+template <class T>
+inline T sum_lanes(const Pack<T>& pack) {
+  T sum = 0;
+  for (int lane = 0; lane < lanes<T>; ++lane) sum += pack[lane];
+  return sum;
+}
+
+template <class T>
+inline void fill_zero(T* target, int size) {
+  for (int block = 0; block < size; block += lanes<T>) store(target + block, Pack<T>{});
+}
+
+/// out[:] = sum_k x[k] rows[k, :] (+ bias); rows [n, row]
+template <class T>
+inline void multiply_rows(const T* x, int n, const T* rows, int row, const T* bias, T* out) {
+  for (int block = 0; block < row; block += lanes<T>) {
+    Pack<T> partial[4] = {};
+    int k = 0;
+    for (; k + 4 <= n; k += 4) {
+      for (int u = 0; u < 4; ++u) partial[u] += x[k + u] * load(rows + (k + u) * row + block);
+    }
+    for (; k < n; ++k) partial[0] += x[k] * load(rows + k * row + block);
+    Pack<T> sum = (partial[0] + partial[1]) + (partial[2] + partial[3]);
+    if (bias) sum += load(bias + block);
+    store(out + block, sum);
+  }
+}
+
+/// M rows and B packs of columns, held in registers: out[m, :] = sum_k x[m, k] W[k, :], or added to out.
+template <class T, int M, int B, bool add, class Target>
+inline void multiply_block(const T* x, int x_row, const T* weights, int n_in, int row, Target out) {
+  Pack<T> sums[M][B];
+  TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] = Pack<T>{};
+  }
+  for (int k = 0; k < n_in; ++k, weights += row) {
+    Pack<T> w[B];
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) w[b] = load(weights + b * lanes<T>);
+    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] += x[m * x_row + k] * w[b];
+    }
+  }
+  TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
+    T* target = out(m);
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+      store(target + b * lanes<T>, add ? load(target + b * lanes<T>) + sums[m][b] : sums[m][b]);
+    }
+  }
+}
+
+template <class T, int M, bool add, class Target>
+inline void multiply_rows_at_once(const T* x, int x_row, const T* weights, int n_in, int row, Target out) {
+  constexpr int B = M == 1 ? 8 : M <= 3 ? 4 : 2;  // enough independent sums to hide the latency of one
+  int block = 0;
+  const auto out_block = [&](int m) { return out(m) + block; };
+  for (; block + B * lanes<T> <= row; block += B * lanes<T>) {
+    multiply_block<T, M, B, add>(x, x_row, weights + block, n_in, row, out_block);
+  }
+  for (; block < row; block += lanes<T>) multiply_block<T, M, 1, add>(x, x_row, weights + block, n_in, row, out_block);
+}
+
+/// out(m)[:] = sum_k x[m, k] W[k, :] (or added), m < n_rows: x [n_rows, x_row], W [n_in, row], out(m) the row m of the
+/// result.
+template <class T, bool add, class Target>
+inline void multiply_matrix(const T* x, int x_row, int n_rows, const T* weights, int n_in, int row, Target out) {
+  int m = 0;
+  const auto next = [&](auto rows_at_once) {
+    constexpr int M = decltype(rows_at_once)::value;
+    multiply_rows_at_once<T, M, add>(x + m * x_row, x_row, weights, n_in, row, [&](int n) { return out(m + n); });
+    m += M;
+  };
+  while (n_rows - m >= 7) next(std::integral_constant<int, 7>());
+  if (n_rows - m >= 5) next(std::integral_constant<int, 5>());
+  if (n_rows - m >= 3) next(std::integral_constant<int, 3>());
+  while (m < n_rows) next(std::integral_constant<int, 1>());
+}
+
+}  // namespace tesseral::TESSERAL_ISA
