@@ -21,20 +21,14 @@ struct MessageEdges {
   using T = Element<V>;
   int count;
   const V* radial;             // [Q] g_q, edges in lanes
-  const V* slopes;             // [Q] dg_q/dr, edges in lanes; only for MessageGeometry::distance
   const V* angular;            // [LM] harmonics, edges in lanes
   Field<const T> h[lanes<T>];  // [HM, row] of each edge's neighbour
 };
 
-/// Which gradients of the geometry are wanted: by the radial functions and harmonics, by the distance and the harmonics,
-/// none.
-enum class MessageGeometry { functions, distance, none };
-
-/// Number of those gradients of one edge.
-template <MessageGeometry geometry, class T>
+/// Number of gradients of one edge by the geometry: by its harmonics and radial functions, if they are wanted.
+template <bool with_geometry, class T>
 inline int geometry_size(const MessageShape<T>& shape) {
-  if (geometry == MessageGeometry::none) return 0;
-  return shape.n_harmonics + (geometry == MessageGeometry::distance ? 1 : shape.n_radial);
+  return with_geometry ? shape.n_harmonics + shape.n_radial : 0;
 }
 
 /// Gradients of a pack of edges; of duals their tangents.
@@ -43,7 +37,7 @@ struct MessageGradients {
   T* h[lanes<T>];        // [HM, row] of each edge's neighbour, added to
   T* weights = nullptr;  // [P, Q, row], added to
   T* out = nullptr;      // duals only: tangent of the message [LM, row], added to
-  // edges in lanes, overwritten: [LM] by the harmonics, then [Q] by the radial functions or [1] by the distance
+  // edges in lanes, overwritten: [LM] by the harmonics, then [Q] by the radial functions
   Pack<T> geometry[max_harmonics + max_radial];
 };
 
@@ -154,24 +148,23 @@ struct TilePlace {
   int block;
 };
 
-/// R_{p,k} of a tile, and with_slopes its derivative by the distance.
-template <class V, int E, int B, bool with_slopes>
-inline void radial_channels(const MessageWeights<V>& work, const MessageEdges<V>& edges, int path, TilePlace place,
-                            Tile<V, E, B>& R, Tile<V, E, B>& slope) {
+/// R_{p,k} of a tile.
+template <class V, int E, int B>
+inline Tile<V, E, B> radial_channels(const MessageWeights<V>& work, const MessageEdges<V>& edges, int path,
+                                     TilePlace place) {
   using T = Element<V>;
   const int n_radial = work.shape.n_radial, row = work.shape.row;
-  const V *radial = edges.radial, *slopes = edges.slopes;
+  const V* radial = edges.radial;
   const Field<const T> weights = work.weights;
   int64_t offset = static_cast<int64_t>(path) * n_radial * row + place.block;
+  Tile<V, E, B> R;
   for (int q = 0; q < n_radial; ++q, offset += row) {
     for (int b = 0; b < B; ++b) {
       const V weight = load_field<V>(weights, offset + b * lanes<T>);
-      for (int e = 0; e < E; ++e) {
-        R.at[e][b] += scaled(radial[q], place.lane + e, weight);
-        if constexpr (with_slopes) slope.at[e][b] += scaled(slopes[q], place.lane + e, weight);
-      }
+      for (int e = 0; e < E; ++e) R.at[e][b] += scaled(radial[q], place.lane + e, weight);
     }
   }
+  return R;
 }
 
 /// The message of a tile, added to out [LM, row].
@@ -187,8 +180,7 @@ inline void add_message_of_tile(const MessageWeights<V>& work, const MessageEdge
   const V* couplings = work.scratch;
   const int n_paths = static_cast<int>(table.path_rows.size()) - 1;
   for (int p = 0; p < n_paths; ++p) {
-    Tile<V, E, B> R;
-    radial_channels<V, E, B, false>(work, edges, p, place, R, R);
+    const Tile<V, E, B> R = radial_channels<V, E, B>(work, edges, p, place);
     for (int32_t x = path_rows[p]; x < path_rows[p + 1]; ++x) {
       Tile<V, E, B> Rh;
       for (int e = 0; e < E; ++e) {
@@ -210,11 +202,11 @@ inline void add_message_of_tile(const MessageWeights<V>& work, const MessageEdge
 }
 
 /// Gradients of <G, message> of a tile; G [LM, row] has no tangent.
-template <class V, int E, int B, MessageGeometry geometry, bool with_weights>
+template <class V, int E, int B, bool with_geometry, bool with_weights>
 inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdges<V>& edges, TilePlace place,
                                  const Element<V>* G, MessageGradients<Element<V>>& gradients) {
   using T = Element<V>;
-  constexpr bool dual = sizeof(V) > sizeof(Pack<T>), with_slopes = geometry == MessageGeometry::distance;
+  constexpr bool dual = sizeof(V) > sizeof(Pack<T>);
   const int row = work.shape.row, n_radial = work.shape.n_radial, n_harmonics = work.shape.n_harmonics;
   const int lane = place.lane, block = place.block;
   const MessageTable<T>& table = *work.shape.table;
@@ -226,14 +218,14 @@ inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdg
   T* out = gradients.out;
   const int n_paths = static_cast<int>(table.path_rows.size()) - 1;
   Pack<T> by_geometry[E][max_harmonics + max_radial];  // as in MessageGradients, channels in lanes
-  const int n_geometry = geometry_size<geometry>(work.shape);
+  const int n_geometry = geometry_size<with_geometry>(work.shape);
   for (int e = 0; e < E; ++e) {
     for (int n = 0; n < n_geometry; ++n) by_geometry[e][n] = Pack<T>{};
   }
 
   for (int p = 0; p < n_paths; ++p) {
-    Tile<V, E, B> R, slope, dR;  // R_{p,k}, its derivative by the distance and the gradient by it
-    radial_channels<V, E, B, with_slopes>(work, edges, p, place, R, slope);
+    const Tile<V, E, B> R = radial_channels<V, E, B>(work, edges, p, place);
+    Tile<V, E, B> dR;  // gradient by R
     for (int32_t x = path_rows[p]; x < path_rows[p + 1]; ++x) {
       Tile<V, E, B> Rh, sum;  // sum: gradient by Rh
       const int offset_h = rows[x].component * row + block;
@@ -256,7 +248,7 @@ inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdg
             }
           }
         }
-        if constexpr (geometry != MessageGeometry::none) {
+        if constexpr (with_geometry) {
           for (int32_t t = entries[n].first_term; t < entries[n].last_term; ++t) {
             for (int e = 0; e < E; ++e) {
               by_geometry[e][terms[t].harmonic] += terms[t].coupling * wanted_part(by_coupling[e]);
@@ -272,17 +264,12 @@ inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdg
         }
       }
     }
-    if constexpr (with_slopes) {
-      for (int e = 0; e < E; ++e) {
-        for (int b = 0; b < B; ++b) by_geometry[e][n_harmonics] += wanted_part(slope.at[e][b] * dR.at[e][b]);
-      }
-    }
-    for (int q = 0; q < n_radial && (geometry == MessageGeometry::functions || with_weights); ++q) {
+    for (int q = 0; q < n_radial && (with_geometry || with_weights); ++q) {
       for (int b = 0; b < B; ++b) {
         const int64_t at = (static_cast<int64_t>(p) * n_radial + q) * row + block + b * lanes<T>;
         V by_weight = constant<V>(0);
         for (int e = 0; e < E; ++e) {
-          if constexpr (geometry == MessageGeometry::functions) {
+          if constexpr (with_geometry) {
             by_geometry[e][n_harmonics + q] += wanted_part(load_field<V>(work.weights, at) * dR.at[e][b]);
           }
           by_weight += scaled(edges.radial[q], lane + e, dR.at[e][b]);
@@ -296,14 +283,13 @@ inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdg
 
 /// Calls visit(E, B, place) with integral constants for tiles that cover the edges 0..count-1 and all channels. The weights
 /// of one block of channels stay in the nearest cache for all edges.
-template <class T, int E, int B, class Visit>
+template <class T, int B, class Visit>
 inline void for_each_tile(int count, int row, Visit visit) {
+  constexpr int E = lanes<T> < 4 ? lanes<T> : 4;
   const auto cover = [&](auto packs, int block) {
     int lane = 0;
     for (; lane + E <= count; lane += E) visit(std::integral_constant<int, E>(), packs, TilePlace{lane, block});
-    if constexpr (E > 1) {
-      for (; lane < count; ++lane) visit(std::integral_constant<int, 1>(), packs, TilePlace{lane, block});
-    }
+    for (; lane < count; ++lane) visit(std::integral_constant<int, 1>(), packs, TilePlace{lane, block});
   };
   int block = 0;
   for (; block + B * lanes<T> <= row; block += B * lanes<T>) cover(std::integral_constant<int, B>(), block);
@@ -314,26 +300,23 @@ inline void for_each_tile(int count, int row, Visit visit) {
 template <class V>
 inline void add_message(const MessageWeights<V>& work, const MessageEdges<V>& edges, Element<V>* out) {
   message_couplings<V>(*work.shape.table, edges.angular, work.scratch);
-  for_each_tile<Element<V>, 4, 4>(edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
+  for_each_tile<Element<V>, 4>(edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
     add_message_of_tile<V, decltype(n_edges)::value, decltype(n_packs)::value>(work, edges, place, out);
   });
 }
 
 /// Adds the gradients of <G, message> of a pack of edges, G [LM, row], to `gradients`. V = Dual<Pack<T>>: their derivatives
 /// along the tangents, and that of the message.
-template <class V, MessageGeometry geometry, bool with_weights>
+template <class V, bool with_geometry, bool with_weights>
 inline void add_message_gradient(const MessageWeights<V>& work, const MessageEdges<V>& edges, const Element<V>* G,
                                  MessageGradients<Element<V>>& gradients) {
   message_couplings<V>(*work.shape.table, edges.angular, work.scratch);
-  for (int n = 0; n < geometry_size<geometry>(work.shape); ++n) gradients.geometry[n] = Pack<Element<V>>{};
-  // The sizes that were fastest: large tiles share loads, small ones leave more of their numbers in registers.
-  constexpr bool dual = sizeof(V) > sizeof(Pack<Element<V>>);
-  constexpr int edges_of_tile = geometry == MessageGeometry::distance ? 2 : 4, packs_of_tile = dual ? 2 : 4;
-  for_each_tile<Element<V>, edges_of_tile, packs_of_tile>(
-      edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
-        add_gradient_of_tile<V, decltype(n_edges)::value, decltype(n_packs)::value, geometry, with_weights>(
-            work, edges, place, G, gradients);
-      });
+  for (int n = 0; n < geometry_size<with_geometry>(work.shape); ++n) gradients.geometry[n] = Pack<Element<V>>{};
+  constexpr bool dual = sizeof(V) > sizeof(Pack<Element<V>>);  // with twice the numbers, smaller tiles are faster
+  for_each_tile<Element<V>, dual ? 2 : 4>(edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
+    add_gradient_of_tile<V, decltype(n_edges)::value, decltype(n_packs)::value, with_geometry, with_weights>(
+        work, edges, place, G, gradients);
+  });
 }
 
 }  // namespace tesseral::TESSERAL_ISA

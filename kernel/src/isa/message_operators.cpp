@@ -21,7 +21,6 @@ class MessagePack {
   const MessageEdges<V>& take(const Lanes<T>& pack) {
     edges_.count = pack.count;
     edges_.radial = radial_;
-    edges_.slopes = nullptr;
     edges_.angular = angular_;
     for (int lane = 0; lane < pack.count; ++lane) {
       const int64_t edge = pack.edge[lane];
@@ -63,7 +62,6 @@ template <class V, bool with_geometry, bool with_weights>
 void gradient_of_atoms(const MessageShape<Element<V>>& shape, const MessageInputs<Element<V>>& inputs, const Element<V>* G,
                        Range atoms, const MessageOutputs<Element<V>>& outputs) {
   using T = Element<V>;
-  constexpr auto geometry = with_geometry ? MessageGeometry::functions : MessageGeometry::none;
   const int64_t size = static_cast<int64_t>(shape.n_harmonics) * shape.row;
   MessagePack<V> pack_of_edges(shape, inputs);
   MessageGradients<T> gradients;
@@ -79,7 +77,7 @@ void gradient_of_atoms(const MessageShape<Element<V>>& shape, const MessageInput
         const int64_t h_row = inputs.neighbors[pack.edge[lane]] - outputs.first_row;
         gradients.h[lane] = outputs.h + h_row * shape.n_components * shape.row;
       }
-      add_message_gradient<V, geometry, with_weights>(pack_of_edges.weights(), edges, G + i * size, gradients);
+      add_message_gradient<V, with_geometry, with_weights>(pack_of_edges.weights(), edges, G + i * size, gradients);
       if constexpr (with_geometry) {
         for (int lane = 0; lane < pack.count; ++lane) {
           const int64_t edge = pack.edge[lane];
