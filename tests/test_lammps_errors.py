@@ -94,8 +94,8 @@ def test_atoms_on_top_of_each_other_stop_all_ranks(folder, style, model, ids, wh
     refused(
         folder,
         f"{twice}pair_style {style}\n{GOOD.replace('random.pt', model)}run 0\n",
-        rf"pair_style {style}: the (energy|force) of the atom with ID {ids} .* is not finite on step 0: check for atoms "
-        f"on top of each other{where}, non-finite positions",
+        rf"pair_style {style}: the (energy|force) of the atom with ID {ids} .* is not finite on step 0: check for "
+        f"atoms on top of each other{where}, non-finite positions",
         ranks=ranks,
     )
 
