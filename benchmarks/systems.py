@@ -48,21 +48,23 @@ def water_box(side: int, density: float, generator: np.random.Generator) -> Atom
 
 
 @contextmanager
-def random_model_file() -> Iterator[Path]:
-    """A model file of silicon size with random weights, deleted afterwards."""
+def random_model_file(layers: int = 1, **sizes: Any) -> Iterator[Path]:
+    """A model file of silicon size, or with other sizes, with random weights, deleted afterwards."""
     import torch
 
     from tesseral.models.file import save_model
+    from tesseral.models.layered import LayeredModel
     from tesseral.models.local import LocalModel
 
-    model = LocalModel(**SILICON_SIZE)
+    arguments = {**SILICON_SIZE, **sizes}
+    model = LocalModel(**arguments) if layers == 1 else LayeredModel(n_layers=layers, **arguments)
     metadata = {
         "name": "random",
-        "model_type": "local",
+        "model_type": "local" if layers == 1 else "layered",
         "species": ["Si"],
         "atomic_numbers": [14],
         "cutoff": CUTOFF,
-        "n_layers": 1,
+        "n_layers": layers,
         "architecture": model.architecture(),
         "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
         "e0": {"Si": 0.0},

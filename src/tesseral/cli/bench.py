@@ -168,8 +168,10 @@ def _inference_table(inference: dict[str, Any], mace: dict[str, Any]) -> Any:
         table.add_row(f"native engine, {dtype}, list given", f"{value:.2f}")
     for dtype, value in inference["md_step"].items():
         table.add_row(f"ASE calculator with skin, {dtype}", f"{value:.2f}")
+    for dtype, value in inference["two_layers"].items():
+        table.add_row(f"two layers, 128 channels, native engine, {dtype}, list given", f"{value:.2f}")
     if "us_per_atom" in mace:
-        table.add_row("mace-torch 128x0e, float32, list given", f"{mace['us_per_atom']:.0f}")
+        table.add_row("mace-torch 128x0e, two layers, float32, list given", f"{mace['us_per_atom']:.0f}")
     return table
 
 
