@@ -6,6 +6,8 @@ medians over the turns. Each run is a process of its own, timed by i-PI, which p
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import statistics
 import tempfile
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from tesseral.benchmarks.peers import MALLOC_SETTING, mace_missing, write_mace_model
+from tesseral.benchmarks.peers import MACE_SETTING, mace_missing, write_mace_model
 from tesseral.benchmarks.systems import water_box
 from tesseral.calculator.ipi_process import DRIVER, SOCKETS_PREFIX, run_ipi
 from tesseral.models.registry import resolve_model
@@ -118,7 +120,9 @@ def measure_mace(steps: int = 2) -> dict[str, Any]:
     found = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_mace_model(folder / "mace.model", (1, 8))
+        reason = write_mace_model(folder / "mace.model", (1, 8))
+        if reason is not None:
+            return {"skipped": reason}
         (folder / "kwargs.json").write_text('{"default_dtype": "float32"}', encoding="utf-8")
         for batch in (1, N_BEADS):
             parameters = (
@@ -167,7 +171,7 @@ def _run(
         sockets=SOCKETS_PREFIX,
     )
     (folder / "input.xml").write_text(text, encoding="utf-8")
-    output = run_ipi(folder, drivers, timeout=3600, environment=MALLOC_SETTING)
+    output = run_ipi(folder, drivers, timeout=3600, environment=MACE_SETTING)
     return statistics.median(steps_timed(output)[warm_up:])
 
 
@@ -185,7 +189,8 @@ def _seconds_in_python(atoms: Atoms, repeats: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         template = Path(name) / "start.extxyz"
         atoms.write(template)
-        driver = TesseralDriver(resolve_model(MODEL), template)
+        with contextlib.redirect_stdout(io.StringIO()):  # what it announces
+            driver = TesseralDriver(resolve_model(MODEL), template)
     model, shared = driver.model, driver.beads
     species = model.species_indices(atoms.numbers)
     (group,) = shared.update(beads, np.tile(atoms.cell.array, (N_BEADS, 1, 1)))
