@@ -1,4 +1,4 @@
-"""Parts of the optimiser: learning rate by step, Adam with selective weight decay, averaged weights."""
+"""Parts of the optimisation: learning rate by step, weight decay by kind of parameter, averaged weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tesseral.models.config import TrainingConfig
+from tesseral.models.soap import Soap
 
 
 def learning_rate(settings: TrainingConfig, step: int, steps_per_epoch: int) -> float:
@@ -28,25 +29,14 @@ def learning_rate(settings: TrainingConfig, step: int, steps_per_epoch: int) -> 
     return settings.learning_rate * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def make_optimizer(model: torch.nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba, arXiv:1412.6980), decoupled weight decay (arXiv:1711.05101) on matrices and tensors only.
-
-    The moments are there from the start (torch makes them in the first step), so every checkpoint has them.
-    """
+def make_optimizer(model: torch.nn.Module, settings: TrainingConfig) -> Soap:
+    """SOAP, with weight decay on matrices and tensors only."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), fused=True)
-    for parameter in parameters:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
+    return Soap([group for group in groups if group["params"]], settings.learning_rate)
 
 
 class AveragedWeights:
