@@ -71,15 +71,10 @@ def _batches(images: Iterable[Atoms], batch_atoms: int) -> Iterator[list[Atoms]]
 
 def _evaluate_batch(native: NativeModel, batch: Sequence[Atoms], first_image: int) -> list[dict[str, Any]]:
     """Results of images that go through the engine together; `first_image` counts the images before them."""
-    graphs = []
-    for index, atoms in enumerate(batch):
-        try:
-            graphs.append(_graph(native, atoms))
-        except StructureError as error:
-            raise StructureError(f"image {first_image + index}: {error}") from error
+    graph = joined_graph(native, batch, first_image)
     starts = np.cumsum([0] + [len(atoms) for atoms in batch])
     try:
-        energies, forces, virials = native.compute(*_joined(graphs, starts))
+        energies, forces, virials = native.compute(*graph)
     except CalculationFailed as error:
         if len(batch) == 1:
             raise CalculationFailed(f"image {first_image}: {error}") from error
@@ -93,17 +88,20 @@ def _evaluate_batch(native: NativeModel, batch: Sequence[Atoms], first_image: in
     return results
 
 
-def _graph(native: NativeModel, atoms: Atoms) -> tuple[np.ndarray, ...]:
-    """Positions, species and edges of one structure, as the engine takes them."""
-    species = native.species_indices(atoms.numbers)
-    positions, cell, pbc = checked_geometry(atoms.positions, atoms.cell.array, atoms.pbc)
-    edges = neighbor_list(positions, cell, pbc, native.cutoff, threads=native.threads)
-    return positions, species, edges.first, edges.neighbors, cartesian_shifts(edges, cell, pbc)
+def joined_graph(native: NativeModel, images: Sequence[Atoms], first_image: int = 0) -> tuple[np.ndarray, ...]:
+    """One disconnected graph of at least one image: the arguments of :meth:`NativeModel.compute`.
 
-
-def _joined(graphs: Sequence[tuple[np.ndarray, ...]], starts: np.ndarray) -> tuple[np.ndarray, ...]:
-    """One disconnected graph of many: atoms and edges counted on."""
+    Raises:
+        StructureError: see :func:`evaluate`; images are counted from `first_image`.
+    """
+    graphs = []
+    for index, atoms in enumerate(images):
+        try:
+            graphs.append(_graph(native, atoms))
+        except StructureError as error:
+            raise StructureError(f"image {first_image + index}: {error}") from error
     positions, species, firsts, neighbors, shifts = zip(*graphs, strict=True)
+    starts = np.cumsum([0] + [len(part) for part in positions])
     n_edges = np.concatenate([np.diff(first) for first in firsts])
     offsets = np.repeat(starts[:-1], [len(part) for part in neighbors])
     return (
@@ -113,3 +111,11 @@ def _joined(graphs: Sequence[tuple[np.ndarray, ...]], starts: np.ndarray) -> tup
         (np.concatenate(neighbors) + offsets).astype(np.int32),
         np.concatenate(shifts),
     )
+
+
+def _graph(native: NativeModel, atoms: Atoms) -> tuple[np.ndarray, ...]:
+    """Positions, species and edges of one structure, as the engine takes them."""
+    species = native.species_indices(atoms.numbers)
+    positions, cell, pbc = checked_geometry(atoms.positions, atoms.cell.array, atoms.pbc)
+    edges = neighbor_list(positions, cell, pbc, native.cutoff, threads=native.threads)
+    return positions, species, edges.first, edges.neighbors, cartesian_shifts(edges, cell, pbc)

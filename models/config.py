@@ -1,4 +1,7 @@
-"""Every key of the YAML file of ``tesseral train``: its meaning, default and range."""
+"""Every key of the YAML file of ``tesseral train``: its meaning, default and range.
+
+The file may have one more, ``preset``, which stands for some of the others; see :mod:`tesseral.models.presets`.
+"""
 
 from __future__ import annotations
 
@@ -220,7 +223,7 @@ class TrainingConfig(Section):
 
 
 class Config(Section):
-    """The whole file."""
+    """The whole file, a preset replaced by what it stands for."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tesseral.models.config import Config, is_number
+from tesseral.models.presets import preset_sections
 
 
 class ConfigError(ValueError):
@@ -49,16 +50,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None, data_root:
         ConfigError: the file cannot be read or parsed, or a key is unknown, missing or out of range.
     """
     path = Path(path)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file in UTF-8: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected the keys name, data, model, training; the file holds none")
     _make_paths_absolute(content, Path(data_root) if data_root is not None else path.parent)
@@ -70,8 +62,38 @@ def load_config(path: str | Path, overrides: list[str] | None = None, data_root:
     return parse_config(content, str(path))
 
 
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file in which no key is given twice.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
 def parse_config(content: dict[str, Any], source: str = "configuration") -> Config:
-    """Check a configuration given as nested dictionaries; ``source`` opens the messages of ConfigError."""
+    """Check a configuration given as nested dictionaries; ``source`` opens the messages of ConfigError.
+
+    The key ``preset`` is replaced by what it stands for (:mod:`tesseral.models.presets`); other keys win over it.
+    """
+    preset = content.get("preset")
+    content = {key: value for key, value in content.items() if key != "preset"}
+    if preset is not None:
+        try:
+            defaults = preset_sections(preset)
+        except ValueError as error:
+            raise ConfigError(f"{source}: preset: {error}") from None
+        _merge(defaults, content)
+        content, source = defaults, f"{source} with preset {preset}"
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -80,7 +102,7 @@ def parse_config(content: dict[str, Any], source: str = "configuration") -> Conf
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as YAML text that :func:`load_config` reads back."""
+    """The configuration as YAML text that :func:`load_config` reads back, without presets: every key has its value."""
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, allow_unicode=True)
 
 
@@ -138,7 +160,7 @@ def _explain(details: Any, content: dict[str, Any]) -> str:
     names = _path_of_names(location, content)
     key = ".".join(names) or "configuration"
     if details["type"] == "extra_forbidden":
-        known = list(section.model_fields)
+        known = [*section.model_fields, *(["preset"] if section is Config else [])]
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{key}: unknown key; {hint}known keys here: {', '.join(known)}"
