@@ -194,7 +194,7 @@ class LossConfig(LossWeights):
 
 
 class TrainingConfig(Section):
-    """Optimisation: Adam with warm-up, decay, gradient clipping and averaged weights."""
+    """Optimisation: SOAP with warm-up, decay, gradient clipping and averaged weights."""
 
     seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "float64"] = "float32"

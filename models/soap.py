@@ -16,7 +16,7 @@ class Soap(torch.optim.Optimizer):
     """SOAP (Vyas et al., arXiv:2409.11321): Adam (arXiv:1412.6980) in a basis that follows the gradients.
 
     A parameter [..., m, n] is a stack of matrices with gradients G. The averages of G G^T and G^T G are kept; every
-    `interval` steps one step of power iteration brings their eigenbases U, V up to date. Adam's second moment is that
+    `interval` steps one step of power iteration brings their eigenbases U, V up to date. Adam's moments are those
     of U^T G V, so strongly coupled weights (radial functions that overlap, paths that are alike, channels) are scaled
     along their principal directions. Parameters of one dimension, and sides longer than LONGEST_SIDE, keep their basis.
 
@@ -37,7 +37,7 @@ class Soap(torch.optim.Optimizer):
         lr: float,
         betas: tuple[float, float] = (0.95, 0.99),
         weight_decay: float = 0.0,
-        interval: int = 10,
+        interval: int = 20,
     ) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "interval": interval})
         for group in self.param_groups:
@@ -45,7 +45,7 @@ class Soap(torch.optim.Optimizer):
                 self.state[parameter] = _initial_state(parameter)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step with the gradients at hand; parameters without one stay."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -87,12 +87,12 @@ def _update(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) 
         return
     count = int(state["step"]) - 1  # updates of the moments
     rotated = _rotated(gradient, state)
-    state["first_moment"].lerp_(gradient, 1.0 - beta1)
-    state["second_moment"].lerp_(rotated.square(), 1.0 - beta2)
+    state["first_moment"].lerp_(rotated, 1.0 - beta1)
+    state["second_moment"].mul_(beta2).addcmul_(rotated, rotated, value=1.0 - beta2)
     size = (state["second_moment"] / (1.0 - beta2**count)).sqrt_().add_(SMALL)
-    step = _rotated_back(_rotated(state["first_moment"], state) / size, state) / (1.0 - beta1**count)
+    step = _rotated_back(state["first_moment"] / size, state).reshape(parameter.shape)
     parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-    parameter.add_(step.reshape(parameter.shape), alpha=-group["lr"])
+    parameter.add_(step, alpha=-group["lr"] / (1.0 - beta1**count))
     if count % group["interval"] == 0:
         for side in _sides(state):
             _follow(side, state)
@@ -124,12 +124,13 @@ def _rotated_back(values: Tensor, state: dict[str, Tensor]) -> Tensor:
 
 
 def _follow(side: str, state: dict[str, Tensor]) -> None:
-    """One power iteration of the basis, its columns by falling eigenvalue; the second moment keeps their order."""
+    """One power iteration of the basis, its columns by falling eigenvalue; the moments turn or change order with it."""
     average, basis, axis = state[f"{side}_average"], state[f"{side}_basis"], 1 if side == "left" else 2
+    first, second = state["first_moment"], state["second_moment"]
     image = average @ basis
     order = (basis * image).sum(dim=1).argsort(dim=1, descending=True)  # [B, n]
-    moment = state["second_moment"]
-    index = order.unsqueeze(3 - axis).expand_as(moment)
-    moment.copy_(moment.gather(axis, index))
-    image = image.gather(2, order[:, None, :].expand_as(image))
-    basis.copy_(torch.linalg.qr(image)[0])
+    second.copy_(second.gather(axis, order.unsqueeze(3 - axis).expand_as(second)))
+    turned = torch.linalg.qr(image.gather(2, order[:, None, :].expand_as(image)))[0]
+    overlap = turned.transpose(1, 2) @ basis
+    first.copy_(overlap @ first if side == "left" else first @ overlap.transpose(1, 2))
+    basis.copy_(turned)
