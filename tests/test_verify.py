@@ -17,7 +17,7 @@ from tesseral import cli
 from tesseral.calculator import TesseralCalculator, ipi_process, verification, verification_ipi, verification_lammps
 from tesseral.calculator.ipi_process import IpiError, ipi_missing
 from tesseral.calculator.lammps_process import LammpsError, lammps_missing
-from tesseral.calculator.verification import QUANTITIES, Check, made_up_structures, verify
+from tesseral.calculator.verification import QUANTITIES, Check, loosened, made_up_structures, verify
 from tesseral.calculator.verification_reference import Reference, largest
 
 IN_PYTHON = [
@@ -249,6 +249,18 @@ def test_unusable_structures_are_refused_in_one_line(model, tmp_path, content, m
         (tmp_path / "own.xyz").write_text(content)
     result = run(model, tmp_path / "own.xyz", exit_code=1)
     assert re.search(message, result.stderr) and result.stderr.count("\n") == 1
+
+
+def test_made_up_structures_are_stretched_until_forces_are_of_this_world():
+    calculator = TesseralCalculator("acac", dtype="float64")
+    crowded = made_up_structures(["C", "H", "O"], np.random.default_rng(0))[0]
+    loose = loosened(calculator, crowded)
+    factor = loose.positions[1, 0] / crowded.positions[1, 0]
+    assert factor > 1.05 and np.allclose(loose.cell.array, factor * crowded.cell.array)
+    crowded.calc = loose.calc = calculator
+    assert np.abs(crowded.get_forces()).max() > 1e6
+    assert 1.0 < np.abs(loose.get_forces()).max() <= 1000.0
+    assert loosened(calculator, loose) == loose
 
 
 # --- the checks themselves
