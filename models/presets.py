@@ -12,7 +12,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "local-medium": {"model": {"layers": 1, "channels": 64, "l_max": 3, "nu": 3}},
     "local-large": {"model": {"layers": 1, "channels": 128, "l_max": 3, "nu": 3}},
     "layered-small": {"model": {"layers": 2, "channels": 64, "l_max": 3, "nu": 3, "message_l": 0}},
-    "layered-medium": {"model": {"layers": 2, "channels": 64, "l_max": 3, "nu": 3, "message_l": 1}},
+    "layered-medium": {"model": {"layers": 2, "channels": 128, "l_max": 3, "nu": 3, "message_l": 0}},
     "layered-large": {"model": {"layers": 2, "channels": 128, "l_max": 3, "nu": 3, "message_l": 1}},
 }
 
