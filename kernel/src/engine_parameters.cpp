@@ -19,9 +19,24 @@ RadialKind radial_kind(const std::string& name) {
   throw std::runtime_error("radial basis '" + name + "' is unknown; update tesseral");
 }
 
+/// Spline tables [n_tables, n_intervals, n_radial, n_powers], or without the first index one; `values` keeps the numbers.
 template <class T>
-AlignedVector<T> convert(const std::vector<double>& values) {
-  return AlignedVector<T>(values.begin(), values.end());
+void read_spline(const ModelFile& file, const std::string& name, AlignedVector<T>& values, RadialBasis<T>& radial) {
+  const auto found = file.parameters.find(name);
+  const bool many = found != file.parameters.end() && found->second.shape.size() == 4;
+  const Array& table = file.parameter(name, many ? std::vector<int64_t>{-1, -1, -1, -1} : std::vector<int64_t>{-1, -1, -1});
+  const std::size_t d = many ? 1 : 0;
+  radial.kind = RadialKind::spline;
+  radial.n_tables = many ? static_cast<int>(table.shape[0]) : 1;
+  radial.n_intervals = static_cast<int>(table.shape[d]);
+  radial.n_radial = static_cast<int>(table.shape[d + 1]);
+  radial.n_powers = static_cast<int>(table.shape[d + 2]);
+  if (table.values.empty() || radial.n_radial > max_radial || radial.n_powers > max_spline_powers) {
+    throw std::runtime_error(name + " must not be empty, with at most " + std::to_string(max_radial) + " functions of " +
+                             std::to_string(max_spline_powers) + " coefficients");
+  }
+  values.assign(table.values.begin(), table.values.end());
+  radial.table = values.data();
 }
 
 /// Rows of `length` numbers copied to rows of `row` numbers, the rest zero.
@@ -117,7 +132,8 @@ void read_message(const ModelFile& file, const std::string& prefix, const Engine
                      static_cast<int32_t>(row[3])});
   }
   const auto n_paths = static_cast<int>(weights.shape[0]);
-  const std::string fault = message_fault(terms, n_paths, p.n_harmonics(), (p.message_l + 1) * (p.message_l + 1));
+  const std::string fault =
+      message_fault(terms, n_paths, p.n_harmonics(), p.n_harmonics(), (p.message_l + 1) * (p.message_l + 1));
   if (!fault.empty()) throw std::runtime_error(prefix + fault);
   layer.terms.emplace(terms, couplings.values.data(), n_paths);
 }
@@ -210,10 +226,7 @@ EngineParameters<T> read(const ModelFile& file) {
     throw std::runtime_error("atomic_numbers and species differ in length");
   }
   if (p.density.radial.kind == RadialKind::spline) {
-    const Array& table = file.parameter("radial_table", {-1, n_radial, 4});
-    p.radial_table = convert<T>(table.values);
-    p.density.radial.n_intervals = static_cast<int>(table.shape[0]);
-    p.density.radial.table = p.radial_table.data();
+    read_spline(file, "radial_table", p.radial_table, p.density.radial);
   }
   const Array& mixing = file.parameter("mixing", {n_species, l_max + 1, p.n_inputs, -1});
   p.n_channels = static_cast<int>(mixing.shape[3]);

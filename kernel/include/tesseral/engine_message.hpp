@@ -123,7 +123,7 @@ class AtomMessages {
       Pack<T> Y[max_harmonics], R[max_radial], dR[max_radial];
       const auto unit = direction(pack);
       Harmonics<Pack<T>>(p_.density.harmonics, unit.x, unit.y, unit.z).values(Y);
-      radial_functions(p_.density.radial, unit.length, R, dR);
+      radial_functions(p_.density.radial, unit.length, nullptr, R, dR);
       const int64_t first = pack.edge[0];
       for (int q = 0; q < p_.density.radial.n_radial; ++q) {
         store(work_.radial.data() + q * stride_ + first, R[q]);
