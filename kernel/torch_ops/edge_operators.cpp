@@ -232,9 +232,12 @@ Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_nu
   const Tensor distances = torch::linalg_vector_norm(vectors, 2, {1});
   Tensor r = contiguous(distances);
   const RadialParts parts(n_edges, 1, r.options());
+  Repulsion options;
+  options.inner = inner;
+  options.outer = outer;
   AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "zbl", [&] {
     parallel(n_edges, [&](Range range) {
-      kernels<scalar_t>().repulsion({inner, outer}, r.const_data_ptr<scalar_t>(), strength.const_data_ptr<scalar_t>(),
+      kernels<scalar_t>().repulsion(options, r.const_data_ptr<scalar_t>(), strength.const_data_ptr<scalar_t>(),
                                     inverse.const_data_ptr<scalar_t>(), range, parts.value.mutable_data_ptr<scalar_t>(),
                                     parts.first.mutable_data_ptr<scalar_t>(), parts.second.mutable_data_ptr<scalar_t>());
     });

@@ -151,10 +151,14 @@ constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
 constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å, over Z_i^0.23 + Z_j^0.23
 constexpr double screening_exponent = 0.23;
 
-/// Distances between which the screened nuclear repulsion is switched off (Å).
+/// Screening function of the nuclear repulsion, sum_n amplitude[n] exp(-decay[n] r/a), and how it is switched off: between
+/// `inner` and `outer` (Å), or, with power > 0, by the polynomial of that power that ends at a distance of each pair.
 struct Repulsion {
-  double inner;
-  double outer;
+  double inner = 0;
+  double outer = 0;
+  double amplitude[4] = {0.18175, 0.50986, 0.28022, 0.02817};
+  double decay[4] = {3.19980, 0.94229, 0.40290, 0.20162};
+  int power = 0;
 };
 
 /// One differentiable array: values and, for directional derivatives, tangents (or null).

@@ -146,7 +146,7 @@ void repulsion_of_pairs(const Repulsion& options, const T* distances, const T* s
       k.value[lane] = strength[pack.edge[lane]];
       inverse.value[lane] = inverse_screening[pack.edge[lane]];
     }
-    repulsion(r, k, inverse, options, energy, slope);
+    repulsion(r, k, inverse, constant<V>(T(options.outer)), options, energy, slope);
     for (int lane = 0; lane < pack.count; ++lane) {
       value[pack.edge[lane]] = energy.value[lane];
       first[pack.edge[lane]] = slope.value[lane];
