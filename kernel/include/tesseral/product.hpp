@@ -4,6 +4,7 @@
 
 #include "tesseral/operators.hpp"
 #include "tesseral/pack.hpp"
+#include "tesseral/rows.hpp"
 
 namespace tesseral::TESSERAL_ISA {
 
@@ -44,42 +45,32 @@ struct ProductTraversal {
   Stream<V> gradient;      // of A, added to
   Stream<V> coefficient_gradient;
 
-  /// value = coefficient + sum over children of A * value(child); adjoint = d(total)/d(value) goes down the tree.
-  void visit(int node, const V (&adjoint)[B], V (&value)[B], int block) const {
-    const int64_t own = static_cast<int64_t>(node) * row + block;
-    for (int b = 0; b < B; ++b) {
-      value[b] = coefficients.get(own + b * lanes<T>);
-      if constexpr (wanted == Wanted::gradient_and_coefficients) coefficient_gradient.add(own + b * lanes<T>, adjoint[b]);
-    }
-    visit_children(tree[node].first_child, tree[node].last_child, adjoint, value, block);
-  }
-
-  void visit_children(int first, int last, const V (&adjoint)[B], V (&value)[B], int block) const {
-    for (int child = first; child < last; ++child) {
-      const TreeNode node = tree[child];
+  /// value += sum over the nodes first..last-1 of A * (coefficient + sum over their children of the same); adjoint =
+  /// d(total)/d(value) goes down the tree. The levels of the tree are unrolled, so that their sums stay in registers.
+  template <int level = 1>
+  [[gnu::always_inline]] void visit(int first, int last, const V (&adjoint)[B], V (&value)[B], int block) const {
+    for (int n = first; n < last; ++n) {
+      const TreeNode node = tree[n];
       const int64_t at = static_cast<int64_t>(node.factor) * row + block;
-      if (node.first_child == node.last_child) {
-        const int64_t own = static_cast<int64_t>(child) * row + block;
-        for (int b = 0; b < B; ++b) {
-          const V factor = A.get(at + b * lanes<T>);
-          const V coefficient = coefficients.get(own + b * lanes<T>);
-          value[b] += factor * coefficient;
-          if constexpr (wanted != Wanted::value) gradient.add(at + b * lanes<T>, adjoint[b] * coefficient);
-          if constexpr (wanted == Wanted::gradient_and_coefficients) {
-            coefficient_gradient.add(own + b * lanes<T>, adjoint[b] * factor);
-          }
+      const int64_t own = static_cast<int64_t>(n) * row + block;
+      V factor[B], inner[B];
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        factor[b] = A.get(at + b * lanes<T>);
+        inner[b] = coefficients.get(own + b * lanes<T>);
+        if constexpr (wanted == Wanted::gradient_and_coefficients) {
+          coefficient_gradient.add(own + b * lanes<T>, adjoint[b] * factor[b]);
         }
-      } else {
-        V below[B], inner[B], factor[B];
-        for (int b = 0; b < B; ++b) {
-          factor[b] = A.get(at + b * lanes<T>);
-          below[b] = adjoint[b] * factor[b];
+      }
+      if constexpr (level < max_order) {
+        if (node.first_child < node.last_child) {
+          V below[B];
+          TESSERAL_UNROLL for (int b = 0; b < B; ++b) below[b] = adjoint[b] * factor[b];
+          visit<level + 1>(node.first_child, node.last_child, below, inner, block);
         }
-        visit(child, below, inner, block);
-        for (int b = 0; b < B; ++b) {
-          value[b] += factor[b] * inner[b];
-          if constexpr (wanted != Wanted::value) gradient.add(at + b * lanes<T>, adjoint[b] * inner[b]);
-        }
+      }
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        value[b] += factor[b] * inner[b];
+        if constexpr (wanted != Wanted::value) gradient.add(at + b * lanes<T>, adjoint[b] * inner[b]);
       }
     }
   }
@@ -113,7 +104,7 @@ struct ProductAtom {
           adjoint[b] = lift_to<V>(load(cotangent + static_cast<int64_t>(o) * row + block + b * lanes<T>));
         }
       }
-      traversal.visit_children(shape.roots[o], shape.roots[o + 1], adjoint, value, block);
+      traversal.visit(shape.roots[o], shape.roots[o + 1], adjoint, value, block);
       if (!out.values && !out.tangents) continue;
       for (int b = 0; b < B; ++b) out.add(static_cast<int64_t>(o) * row + block + b * lanes<T>, value[b]);
     }
