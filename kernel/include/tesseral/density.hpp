@@ -8,6 +8,7 @@
 
 #include "tesseral/harmonics.hpp"
 #include "tesseral/radial.hpp"
+#include "tesseral/rows.hpp"
 
 namespace tesseral::TESSERAL_ISA {
 
@@ -95,26 +96,34 @@ inline Direction<Dual<Pack<T>>> direction_of(const T* vectors, const T* tangents
   return {x, y, z};
 }
 
-/// R_q Y_lm of one lane added to the rows [n_radial, stride] of its species; of duals the tangent is added.
-template <class T, class V>
-inline void add_lane(const V* R, const V* Y, int n_radial, int n_harmonics, int stride, int lane, T* rows) {
-  T y[padded<T>(max_harmonics)] = {}, dy[padded<T>(max_harmonics)] = {};
-  constexpr bool dual = sizeof(V) > sizeof(Pack<T>);
-  for (int lm = 0; lm < n_harmonics; ++lm) {
-    y[lm] = value_of(Y[lm])[lane];
-    if constexpr (dual) dy[lm] = Y[lm].tangent[lane];
-  }
-  for (int q = 0; q < n_radial; ++q) {
-    T* row = rows + q * stride;
-    for (int block = 0; block < stride; block += lanes<T>) {
-      Pack<T> sum = load(row + block);
-      if constexpr (dual) {
-        sum += R[q].value[lane] * load(dy + block) + R[q].tangent[lane] * load(y + block);
+/// Adds sum_edges R_q Y_lm of a pack of edges, Q functions, to rows [Q, stride] from `block` on; y [lanes] holds a block of
+/// harmonics of each edge. Of duals the tangent is added.
+template <class T, int Q, class V>
+inline void add_outer_products(const V* R, const V* y, int count, T* rows, int stride) {
+  Pack<T> sums[Q];
+  TESSERAL_UNROLL for (int q = 0; q < Q; ++q) sums[q] = load(rows + q * stride);
+  for (int lane = 0; lane < count; ++lane) {
+    TESSERAL_UNROLL for (int q = 0; q < Q; ++q) {
+      if constexpr (sizeof(V) > sizeof(Pack<T>)) {
+        sums[q] += R[q].value[lane] * y[lane].tangent + R[q].tangent[lane] * y[lane].value;
       } else {
-        sum += R[q][lane] * load(y + block);
+        sums[q] += R[q][lane] * y[lane];
       }
-      store(row + block, sum);
     }
+  }
+  TESSERAL_UNROLL for (int q = 0; q < Q; ++q) store(rows + q * stride, sums[q]);
+}
+
+/// Adds sum_edges R_q Y_lm of a pack of edges to rows [n_radial, stride]; Y [stride] is used up.
+template <class T, class V>
+inline void add_products(const V* R, V* Y, int n_radial, int stride, int count, T* rows) {
+  for (int block = 0; block < stride; block += lanes<T>) {
+    transpose<T>(Y + block);
+    int q = 0;
+    for (; q + 8 <= n_radial; q += 8) {
+      add_outer_products<T, 8>(R + q, Y + block, count, rows + q * stride + block, stride);
+    }
+    for (; q < n_radial; ++q) add_outer_products<T, 1>(R + q, Y + block, count, rows + q * stride + block, stride);
   }
 }
 
@@ -125,15 +134,13 @@ inline void add_density(const DensityOptions<T>& options, const Edges<T>& edges,
   const int n_harmonics = (options.harmonics.l_max + 1) * (options.harmonics.l_max + 1);
   const int n_radial = options.radial.n_radial, stride = padded<T>(n_harmonics);
   const T beyond = T(2) * options.radial.cutoff;
-  for_each_pack<T>(begin, end, [&](const Lanes<T>& pack) {
-    V Y[max_harmonics], R[max_radial], dR[max_radial];
+  for_each_pack_of_one_species<T>(edges.neighbor_species, begin, end, [&](const Lanes<T>& pack, int64_t species) {
+    V Y[padded<T>(max_harmonics)], R[max_radial], dR[max_radial];
     const auto direction = direction_of(edges.vectors, edges.tangents, beyond, pack, V{});
     Harmonics<V>(options.harmonics, direction.x, direction.y, direction.z).values(Y);
+    for (int lm = n_harmonics; lm < stride; ++lm) Y[lm] = constant<V>(0);
     radial_functions(options.radial, direction.length, TablesOfPack<T>(edges.tables, pack), R, dR);
-    for (int lane = 0; lane < pack.count; ++lane) {
-      const int64_t species = edges.neighbor_species[pack.edge[lane]];
-      add_lane<T>(R, Y, n_radial, n_harmonics, stride, lane, phi + species * n_radial * stride);
-    }
+    add_products<T>(R, Y, n_radial, stride, pack.count, phi + species * n_radial * stride);
   });
 }
 

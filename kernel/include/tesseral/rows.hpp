@@ -2,6 +2,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "tesseral/pack.hpp"
 
@@ -20,6 +21,37 @@ inline T sum_lanes(const Pack<T>& pack) {
 template <class T>
 inline void fill_zero(T* target, int size) {
   for (int block = 0; block < size; block += lanes<T>) store(target + block, Pack<T>{});
+}
+
+/// The pairs of elements of a and b that a transposition exchanges at distance S: those of the first row, or of the second.
+template <class T, int S, bool second, std::size_t... I>
+inline Pack<T> exchanged(const Pack<T>& a, const Pack<T>& b, std::index_sequence<I...>) {
+  constexpr std::size_t shift = second ? S : 0, n = lanes<T>;
+  return __builtin_shufflevector(a, b, ((I & S) == 0 ? I + shift : n + I - S + shift)...);
+}
+/// Transposes a square of packs.
+template <class T, int S = 1>
+inline void transpose(Pack<T>* rows) {
+  if constexpr (S < lanes<T>) {
+    for (int n = 0; n < lanes<T>; ++n) {
+      if (n & S) continue;
+      const Pack<T> a = rows[n], b = rows[n + S];
+      rows[n] = exchanged<T, S, false>(a, b, std::make_index_sequence<lanes<T>>());
+      rows[n + S] = exchanged<T, S, true>(a, b, std::make_index_sequence<lanes<T>>());
+    }
+    transpose<T, 2 * S>(rows);
+  }
+}
+template <class T>
+inline void transpose(Dual<Pack<T>>* rows) {
+  Pack<T> values[lanes<T>], tangents[lanes<T>];
+  for (int n = 0; n < lanes<T>; ++n) {
+    values[n] = rows[n].value;
+    tangents[n] = rows[n].tangent;
+  }
+  transpose<T>(values);
+  transpose<T>(tangents);
+  for (int n = 0; n < lanes<T>; ++n) rows[n] = {values[n], tangents[n]};
 }
 
 /// out[:] = sum_k x[k] rows[k, :] (+ bias); rows [n, row]
