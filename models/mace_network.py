@@ -1,8 +1,9 @@
 """The weights of a MACE model as plain arrays: what an import derives and `tesseral.models.mace` computes with.
 
 Symbols: T layers t = 0..T-1; S species; K channels; Q_t radial functions of layer t; L_t = message_l, but 0 in the last
-layer; P paths (l1, L, l) of ``message_table(l_max, message_l)``. The formulas are in :class:`tesseral.models.mace.MaceModel`.
-All arrays are float64, in the conventions of this package, with every normalisation factor of MACE folded in.
+layer; P paths (l1, L, l) of ``message_table(l_max, message_l)``. The formulas are those of
+:class:`tesseral.models.mace.MaceModel`. All arrays are float64, in the conventions of this package, with every
+normalisation factor of MACE folded in.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tesseral.kernel.reference import MAXIMUM_DEGREE
 from tesseral.models.coupling import MAXIMUM_ORDER, tensor_basis
 from tesseral.models.message_coupling import message_table
 
 Array = NDArray[np.float64]
 
 MAXIMUM_LAYERS = 3
-MAXIMUM_DEGREE = 7  # of the pieces of a radial function
 N_EXPONENTIALS = 4  # of the screening function
 
 
@@ -31,8 +32,8 @@ class Repulsion:
     E_ij = strength_ij/r sum_n amplitudes_n exp(-decays_n r inverse_screening_ij) f(r/outer_ij),
     f(x) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2) for x < 1, otherwise 0.
 
-    power: p.  amplitudes, decays: four each.  strength (eV Å), inverse_screening (1/Å), outer (Å): [S, S] by the species
-    of both atoms, symmetric.
+    power: p.  amplitudes, decays: four each.  strength (eV Å), inverse_screening (1/Å), outer (Å): [S, S] by the
+    species of both atoms, symmetric. The repulsion also ends at the cutoff of the model.
     """
 
     power: int
