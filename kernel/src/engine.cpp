@@ -152,6 +152,9 @@ class TypedBackend : public Backend {
   Parts<Sum> forces_, neighbor_virials_;
   std::vector<AlignedVector<T>> features_;               // [n_layers-1] of [n_atoms, feature_row]
   std::vector<std::vector<AlignedVector<T>>> adjoints_;  // the same of each thread; the first receives the sum
+  // of the centers, where neighbours get something else: [n_layers-1] of [n_centers, feature_row]
+  std::vector<AlignedVector<T>> own_features_, own_adjoints_;
+  AlignedVector<T> normalisers_, normaliser_adjoints_;  // [n_layers, n_centers]
   std::vector<int64_t> bounds_;
   int64_t most_edges_ = -1;
 
@@ -170,6 +173,17 @@ class TypedBackend : public Backend {
     adjoints_.resize(n);
     const std::size_t n_features = n_atoms * static_cast<std::size_t>(feature_row());
     for (auto& own : features_) own.resize(n_features);
+    const auto n_centers = static_cast<std::size_t>(input.n_centers);
+    if (parameters_.hands_on()) {
+      own_features_.resize(features_.size());
+      own_adjoints_.resize(features_.size());
+      for (auto& own : own_features_) own.resize(n_centers * static_cast<std::size_t>(feature_row()));
+      for (auto& own : own_adjoints_) own.assign(n_centers * static_cast<std::size_t>(feature_row()), T(0));
+    }
+    if (!parameters_.normaliser.empty()) {
+      normalisers_.resize(n_centers * static_cast<std::size_t>(n_layers()));
+      normaliser_adjoints_.resize(normalisers_.size());
+    }
     pool.run([&](int thread) {
       const auto t = static_cast<std::size_t>(thread);
       forces_[t].assign(3 * n_atoms, Sum(0));
@@ -183,13 +197,21 @@ class TypedBackend : public Backend {
   void run(Kind kind, int layer, const EngineInput& input, const EngineOutput& output, ThreadPool& pool) {
     pool.run([&](int thread) {
       const auto t = static_cast<std::size_t>(thread), n = static_cast<std::size_t>(layer);
-      const bool is_last = kind == Kind::last;
+      const bool is_last = kind == Kind::last, separate = parameters_.hands_on();
+      auto& own_features = separate ? own_features_ : features_;
+      auto& own_adjoints = separate ? own_adjoints_ : adjoints_[t];
       const EnginePass<T> pass{.kind = kind,
                                .layer = layer,
                                .features = is_last ? nullptr : features_[n].data(),
+                               .own_features = is_last ? nullptr : own_features[n].data(),
                                .before = layer > 0 ? features_[n - 1].data() : nullptr,
+                               .own_before = layer > 0 ? own_features[n - 1].data() : nullptr,
                                .adjoints = is_last ? nullptr : adjoints_[0][n].data(),
-                               .adjoints_before = layer > 0 ? adjoints_[t][n - 1].data() : nullptr};
+                               .own_adjoints = separate && !is_last ? own_adjoints[n].data() : nullptr,
+                               .adjoints_before = layer > 0 ? adjoints_[t][n - 1].data() : nullptr,
+                               .own_adjoints_before = layer > 0 ? own_adjoints[n - 1].data() : nullptr,
+                               .normalisers = normalisers_.data(),
+                               .normaliser_adjoints = normaliser_adjoints_.data()};
       const EngineSums<Sum> sums{output.energies, forces_[t].data(), output.virials,
                                  output.neighbor_virials ? neighbor_virials_[t].data() : nullptr, output.columns};
       atoms_(parameters_, input, pass, {bounds_[t], bounds_[t + 1]}, scratch_[t], sums);

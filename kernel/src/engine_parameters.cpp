@@ -19,9 +19,28 @@ RadialKind radial_kind(const std::string& name) {
   throw std::runtime_error("radial basis '" + name + "' is unknown; update tesseral");
 }
 
+/// Spline tables [n_tables, n_intervals, n_radial, n_powers], or without the first index one; the cutoff is set before.
 template <class T>
-AlignedVector<T> convert(const std::vector<double>& values) {
-  return AlignedVector<T>(values.begin(), values.end());
+void read_spline(const ModelFile& file, const std::string& name, LayerRadial<T>& out, int n_species) {
+  RadialBasis<T>& radial = out.basis;
+  const auto found = file.parameters.find(name);
+  const bool many = found != file.parameters.end() && found->second.shape.size() == 4;
+  const Array& table = file.parameter(name, many ? std::vector<int64_t>{-1, -1, -1, -1} : std::vector<int64_t>{-1, -1, -1});
+  const std::size_t d = many ? 1 : 0;
+  radial.kind = RadialKind::spline;
+  radial.n_tables = many ? static_cast<int>(table.shape[0]) : 1;
+  radial.n_intervals = static_cast<int>(table.shape[d]);
+  radial.n_radial = static_cast<int>(table.shape[d + 1]);
+  radial.n_powers = static_cast<int>(table.shape[d + 2]);
+  if (table.values.empty() || radial.n_radial > max_radial || radial.n_powers > max_spline_powers) {
+    throw std::runtime_error(name + " must not be empty, with at most " + std::to_string(max_radial) + " functions of " +
+                             std::to_string(max_spline_powers) + " coefficients");
+  }
+  if (radial.n_tables != 1 && radial.n_tables != n_species * n_species) {
+    throw std::runtime_error(name + " must have one table, or one for each pair of species");
+  }
+  out.tables.assign(table.values.begin(), table.values.end());
+  radial.table = out.tables.data();
 }
 
 /// Rows of `length` numbers copied to rows of `row` numbers, the rest zero.
@@ -103,11 +122,82 @@ LayerProduct<T> read_product(const ModelFile& file, const std::string& prefix, c
   return product;
 }
 
+/// Splines of each path and channel from those that the weights mix, [n_paths, n_radial, K].
+template <class T>
+AlignedVector<T> channel_tables(const Array& tables, const Array& weights, const RadialBasis<T>& basis, int row) {
+  const std::size_t n_paths = static_cast<std::size_t>(weights.shape[0]), K = static_cast<std::size_t>(weights.shape[2]);
+  const auto Q = static_cast<std::size_t>(basis.n_radial), n_powers = static_cast<std::size_t>(basis.n_powers);
+  const std::size_t n_pieces = tables.values.size() / (Q * n_powers), padded_K = static_cast<std::size_t>(row);
+  AlignedVector<T> out(n_pieces * n_paths * n_powers * padded_K, T(0));
+  std::vector<double> sum(K);
+  T* target = out.data();
+  for (std::size_t piece = 0; piece < n_pieces; ++piece) {
+    for (std::size_t path = 0; path < n_paths; ++path) {
+      for (std::size_t power = 0; power < n_powers; ++power, target += padded_K) {
+        std::fill(sum.begin(), sum.end(), 0.0);
+        for (std::size_t q = 0; q < Q; ++q) {
+          const double coefficient = tables.values[(piece * Q + q) * n_powers + power];
+          for (std::size_t k = 0; k < K; ++k) sum[k] += coefficient * weights.values[(path * Q + q) * K + k];
+        }
+        for (std::size_t k = 0; k < K; ++k) target[k] = static_cast<T>(sum[k]);
+      }
+    }
+  }
+  return out;
+}
+
+/// Memory that the channel tables of a layer may take; larger ones are not made.
+constexpr double most_table_bytes = 256e6;
+
+/// The radial functions of messages, the density's unless the layer has its own.
+template <class T>
+void read_message_radial(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p,
+                         LayerMessage<T>& message) {
+  const std::string name = prefix + "radial_table";
+  LayerRadial<T>& radial = message.radial;
+  radial.basis = p.density.radial;
+  if (file.parameters.count(name)) {
+    radial.basis.cutoff = p.density.radial.cutoff;
+    read_spline(file, name, radial, p.density.n_species);
+  }
+  const Array& weights = file.parameter(prefix + "message", {-1, radial.basis.n_radial, p.n_channels});
+  message.weights = pad_rows<T>(weights.values, p.n_channels, p.channel_row);
+  if (radial.tables.empty()) return;
+  const double size = static_cast<double>(radial.tables.size()) / radial.basis.n_radial *
+                      static_cast<double>(weights.shape[0] * p.channel_row * sizeof(T));
+  if (size > most_table_bytes) return;
+  message.channel_tables = channel_tables<T>(file.parameters.at(name), weights, radial.basis, p.channel_row);
+}
+
+/// How messages are mixed; a file without blocks has one for each degree.
+template <class T>
+void read_message_mixing(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p,
+                         LayerMessage<T>& message) {
+  message.n_outputs = p.n_harmonics();
+  const auto found = file.parameters.find(prefix + "mixing");
+  if (found == file.parameters.end()) return;
+  if (file.parameters.count(prefix + "blocks")) {
+    message.n_outputs = 0;
+    for (const double degree : file.parameter(prefix + "blocks", {-1}).values) {
+      if (degree < 0 || degree > p.l_max) throw std::runtime_error(prefix + "blocks names a degree outside 0..l_max");
+      message.degrees.push_back(static_cast<int32_t>(degree));
+      message.n_outputs += 2 * message.degrees.back() + 1;
+    }
+  } else {
+    for (int l = 0; l <= p.l_max; ++l) message.degrees.push_back(l);
+  }
+  const int64_t K = p.n_channels, n_blocks = static_cast<int64_t>(message.degrees.size()), S = p.density.n_species;
+  message.mixing_by_species = found->second.shape.size() == 4;
+  message.mixing = matrix_stack<T>(message.mixing_by_species ? file.parameter(prefix + "mixing", {S, n_blocks, K, K})
+                                                             : file.parameter(prefix + "mixing", {n_blocks, K, K}));
+}
+
 /// The messages of layer t >= 1.
 template <class T>
-void read_message(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p, EngineLayer<T>& layer) {
-  const Array& weights = file.parameter(prefix + "message", {-1, p.density.radial.n_radial, p.n_channels});
-  layer.message = pad_rows<T>(weights.values, p.n_channels, p.channel_row);
+LayerMessage<T> read_message(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p) {
+  LayerMessage<T> message;
+  read_message_radial(file, prefix, p, message);
+  read_message_mixing(file, prefix, p, message);
   const Array& indices = file.parameter(prefix + "terms", {-1, 4});
   const Array& couplings = file.parameter(prefix + "couplings", {indices.shape[0]});
   std::vector<MessageTerm> terms;
@@ -116,10 +206,12 @@ void read_message(const ModelFile& file, const std::string& prefix, const Engine
     terms.push_back({static_cast<int32_t>(row[0]), static_cast<int32_t>(row[1]), static_cast<int32_t>(row[2]),
                      static_cast<int32_t>(row[3])});
   }
-  const auto n_paths = static_cast<int>(weights.shape[0]);
-  const std::string fault = message_fault(terms, n_paths, p.n_harmonics(), (p.message_l + 1) * (p.message_l + 1));
+  const auto n_paths = static_cast<int>(file.parameters.at(prefix + "message").shape[0]);
+  const std::string fault =
+      message_fault(terms, n_paths, p.n_harmonics(), message.n_outputs, (p.message_l + 1) * (p.message_l + 1));
   if (!fault.empty()) throw std::runtime_error(prefix + fault);
-  layer.terms.emplace(terms, couplings.values.data(), n_paths);
+  message.terms.emplace(terms, couplings.values.data(), n_paths);
+  return message;
 }
 
 template <class T>
@@ -133,16 +225,28 @@ void read_layers(const ModelFile& file, int n_layers, EngineParameters<T>& p) {
     layer.product = read_product<T>(file, prefix, p, layer.output_l);
     const Array& update = file.parameter(prefix + "update", {layer.output_l + 1, K, last ? -1 : K});
     layer.update = matrix_stack<T>(update);
-    if (t > 0) {
+    const auto has = [&](const char* name) { return file.parameters.count(prefix + name) > 0; };
+    if (t == 0 && has("constant")) {
+      const Array& constant = file.parameter(prefix + "constant", {n_species, update.shape[2]});
+      layer.constant = pad_rows<T>(constant.values, layer.update.n_out, padded_row(layer.update.n_out));
+    }
+    if (t > 0) layer.message = read_message(file, prefix, p);
+    if (t > 0 && has("residual")) {
       layer.residual =
           matrix_stack<T>(file.parameter(prefix + "residual", {n_species, layer.output_l + 1, K, update.shape[2]}));
-      read_message(file, prefix, p, layer);
-      if (file.parameters.count(prefix + "mixing")) {
-        layer.mixing = matrix_stack<T>(file.parameter(prefix + "mixing", {p.l_max + 1, K, K}));
-      }
     }
+    if (!last && has("handed")) layer.handed = matrix_stack<T>(file.parameter(prefix + "handed", {p.message_l + 1, K, K}));
     if (!last) layer.readout = pad_rows<T>(file.parameter(prefix + "readout", {K}).values, p.n_channels, p.channel_row);
     p.layers.push_back(std::move(layer));
+    if (!last && p.layers[static_cast<std::size_t>(t)].handed.empty() == p.hands_on()) {
+      throw std::runtime_error(prefix + "handed: all layers but the last must have it, or none");
+    }
+  }
+  // a layer was moved, its tables with it
+  for (EngineLayer<T>& layer : p.layers) {
+    if (layer.message && !layer.message->radial.tables.empty()) {
+      layer.message->radial.basis.table = layer.message->radial.tables.data();
+    }
   }
 }
 
@@ -172,11 +276,33 @@ void read_readout(const ModelFile& file, int n_features, const std::vector<doubl
   if (!p.perceptron.empty() && n_in != 1) throw std::runtime_error("the last readout layer must have one output");
 }
 
+/// Repulsion of an imported MACE model: constants of its own and arrays by pair of species.
 template <class T>
-void read_repulsion(const Json& options, const Json& numbers, EngineParameters<T>& p) {
+void read_mace_repulsion(const ModelFile& file, const Json& options, EngineParameters<T>& p) {
+  p.repulsion.power = integer_between(options, "power", 1, 64);
+  for (std::size_t n = 0; n < 4; ++n) {
+    p.repulsion.amplitude[n] = options.at("amplitudes").items().at(n).number();
+    p.repulsion.decay[n] = options.at("decays").items().at(n).number();
+  }
+  const int64_t n_species = p.density.n_species;
+  const auto read = [&](const char* name) {
+    const Array& array = file.parameter(std::string("repulsion_") + name, {n_species, n_species});
+    return AlignedVector<T>(array.values.begin(), array.values.end());
+  };
+  p.repulsion_strength = read("strength");
+  p.inverse_screening = read("inverse_screening");
+  p.repulsion_outer = read("outer");
+}
+
+template <class T>
+void read_repulsion(const ModelFile& file, EngineParameters<T>& p) {
+  const Json &options = file.metadata.at("architecture").at("zbl"), &numbers = file.metadata.at("atomic_numbers");
   p.has_repulsion = !options.is_null();
   if (!p.has_repulsion) return;
-  p.repulsion = {options.at("inner").number(), options.at("outer").number()};
+  if (options.has("kind")) return read_mace_repulsion(file, options, p);
+  p.repulsion.inner = options.at("inner").number();
+  p.repulsion.outer = options.at("outer").number();
+  p.repulsion_outer.assign(numbers.items().size() * numbers.items().size(), static_cast<T>(p.repulsion.outer));
   for (const Json& zi : numbers.items()) {
     for (const Json& zj : numbers.items()) {
       p.repulsion_strength.push_back(static_cast<T>(0.5 * coulomb_constant * zi.number() * zj.number()));
@@ -190,7 +316,7 @@ template <class T>
 EngineParameters<T> read(const ModelFile& file) {
   const Json& metadata = file.metadata;
   const std::string& type = metadata.at("model_type").text();
-  if (type != "local" && type != "layered")
+  if (type != "local" && type != "layered" && type != "mace")
     throw std::runtime_error("model type '" + type + "' is unknown; update tesseral");
   const Json& architecture = metadata.at("architecture");
   const auto n_species = static_cast<int>(metadata.at("species").items().size());
@@ -210,10 +336,9 @@ EngineParameters<T> read(const ModelFile& file) {
     throw std::runtime_error("atomic_numbers and species differ in length");
   }
   if (p.density.radial.kind == RadialKind::spline) {
-    const Array& table = file.parameter("radial_table", {-1, n_radial, 4});
-    p.radial_table = convert<T>(table.values);
-    p.density.radial.n_intervals = static_cast<int>(table.shape[0]);
-    p.density.radial.table = p.radial_table.data();
+    p.radial.basis = p.density.radial;
+    read_spline(file, "radial_table", p.radial, n_species);
+    p.density.radial = p.radial.basis;
   }
   const Array& mixing = file.parameter("mixing", {n_species, l_max + 1, p.n_inputs, -1});
   p.n_channels = static_cast<int>(mixing.shape[3]);
@@ -237,14 +362,18 @@ EngineParameters<T> read(const ModelFile& file) {
     read_readout(file, static_cast<int>(features.shape[1]), &features.values, p);
   } else {
     p.message_l = integer_between(architecture, "message_l", 0, max_l);
-    read_layers(file, integer_between(architecture, "n_layers", 2, most_layers), p);
+    if (file.parameters.count("normaliser")) {
+      const Array& normaliser = file.parameter("normaliser", {architecture.at("n_layers").integer(), n_species, p.n_inputs});
+      p.normaliser.assign(normaliser.values.begin(), normaliser.values.end());
+    }
+    read_layers(file, integer_between(architecture, "n_layers", type == "mace" ? 1 : 2, most_layers), p);
     read_readout(file, p.layers.back().update.n_out, nullptr, p);
   }
   p.scale = static_cast<T>(file.parameter("scale", {1}).values[0]);
   const Array& e0 = file.parameter("e0", {n_species});
   const Array& shift = file.parameter("shift", {n_species});
   for (std::size_t s = 0; s < e0.values.size(); ++s) p.atomic_energy.push_back(e0.values[s] + shift.values[s]);
-  read_repulsion(architecture.at("zbl"), metadata.at("atomic_numbers"), p);
+  read_repulsion(file, p);
   return p;
 }
 
@@ -270,27 +399,34 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   gradients.resize(3 * edges);
   species.resize(edges);
   neighbors.resize(edges);
+  tables.resize(edges);
   offsets.resize(edges);
   phi.resize(static_cast<std::size_t>(p.n_inputs) * harmonic_row);
   dphi.resize(phi.size());
   A.resize(n_harmonics * channel_row);
   dA.resize(A.size());
   const auto padded_edges = static_cast<std::size_t>(padded_row(static_cast<int>(edges)));
-  const auto n_radial = static_cast<std::size_t>(p.density.radial.n_radial);
   std::size_t outputs = 1;
   const auto at_least = [](AlignedVector<T>& array, std::size_t size) { array.resize(std::max(array.size(), size)); };
   for (const EngineLayer<T>& layer : p.layers) {
     outputs = std::max(outputs, static_cast<std::size_t>(layer.product.n_outputs()));
-    if (!layer.terms) continue;
-    const MessageTable<T>& table = *layer.terms;
-    const std::size_t n_paths = table.path_rows.size() - 1;
-    at_least(radial, n_radial * padded_edges);
+    if (!layer.message) continue;
+    const LayerMessage<T>& message_of = *layer.message;
+    const MessageTable<T>& table = *message_of.terms;
+    const std::size_t by_path = static_cast<std::size_t>(message_of.n_paths()) * padded_edges * channel_row;
+    if (message_of.channel_tables.empty()) {
+      at_least(radial, static_cast<std::size_t>(message_of.radial.basis.n_radial) * padded_edges);
+    } else {
+      pieces.resize(edges);
+      positions.resize(edges);
+      at_least(slopes, by_path);
+    }
     at_least(couplings, table.entries.size() * padded_edges);
-    at_least(channels, n_paths * padded_edges * channel_row);
+    at_least(channels, by_path);
     at_least(products, table.rows.size() * padded_edges * channel_row);
     at_least(by_distance, padded_edges * row_padding);
     at_least(by_harmonics, n_harmonics * padded_edges);
-    if (!layer.mixing.empty()) message.resize(A.size());
+    if (!message_of.mixing.empty()) at_least(message, static_cast<std::size_t>(message_of.n_outputs) * channel_row);
   }
   slopes_of_radial.resize(radial.size());
   dmessage.resize(message.size());
@@ -305,7 +441,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
     widest = std::max(widest, width);
   }
   hidden.resize(hidden_size);
-  slopes.resize(hidden_size);
+  silu_slopes.resize(hidden_size);
   adjoint.resize(2 * widest);
 }
 

@@ -5,7 +5,8 @@
 
 namespace tesseral {
 
-std::string message_fault(const std::vector<MessageTerm>& terms, int n_paths, int n_harmonics, int n_components) {
+std::string message_fault(const std::vector<MessageTerm>& terms, int n_paths, int n_harmonics, int n_outputs,
+                          int n_components) {
   const auto outside = [](int32_t index, int bound) { return index < 0 || index >= bound; };
   for (std::size_t n = 0; n < terms.size(); ++n) {
     const MessageTerm& term = terms[n];
@@ -13,9 +14,12 @@ std::string message_fault(const std::vector<MessageTerm>& terms, int n_paths, in
     if (outside(term.path, n_paths)) {
       return name + " names path " + std::to_string(term.path) + ", but weights have " + std::to_string(n_paths);
     }
-    if (outside(term.out, n_harmonics) || outside(term.harmonic, n_harmonics)) {
-      return name + " names output " + std::to_string(term.out) + " and harmonic " + std::to_string(term.harmonic) +
-             ", but angular has " + std::to_string(n_harmonics) + " components";
+    if (outside(term.out, n_outputs)) {
+      return name + " names output " + std::to_string(term.out) + ", but there are " + std::to_string(n_outputs);
+    }
+    if (outside(term.harmonic, n_harmonics)) {
+      return name + " names harmonic " + std::to_string(term.harmonic) + ", but angular has " + std::to_string(n_harmonics) +
+             " components";
     }
     if (outside(term.component, n_components)) {
       return name + " names component " + std::to_string(term.component) + " of h, which has " +

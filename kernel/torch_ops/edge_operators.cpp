@@ -16,6 +16,7 @@ struct RadialArguments {
   int64_t n_radial;
   double cutoff;
   Tensor table;
+  std::optional<Tensor> tables;  // [E] of a spline: which table
 
   template <class T>
   RadialBasis<T> resolve() const {
@@ -33,16 +34,30 @@ struct RadialArguments {
       radial.kind = RadialKind::gaussian;
     } else if (basis == "spline") {
       radial.kind = RadialKind::spline;
-      check_shape(table, "table", {-1, n_radial, 4});
-      check(table.size(0) > 0 && table.is_contiguous() && table.scalar_type() == torch::CppTypeToScalarType<T>(),
-            "table: expected a contiguous, non-empty array of the vectors' dtype");
+      const bool many = table.dim() == 4;
+      check_shape(table, "table",
+                  many ? std::vector<int64_t>{-1, -1, n_radial, -1} : std::vector<int64_t>{-1, n_radial, -1});
+      check(table.numel() > 0 && table.size(-1) <= max_spline_powers && table.is_contiguous() &&
+                table.scalar_type() == torch::CppTypeToScalarType<T>(),
+            "table: expected a contiguous, non-empty array of the vectors' dtype with at most " +
+                std::to_string(max_spline_powers) + " coefficients of each polynomial");
       radial.table = table.const_data_ptr<T>();
-      radial.n_intervals = static_cast<int>(table.size(0));
+      radial.n_tables = many ? static_cast<int>(table.size(0)) : 1;
+      radial.n_intervals = static_cast<int>(table.size(many ? 1 : 0));
+      radial.n_powers = static_cast<int>(table.size(-1));
     } else {
       check(false, "radial basis '" + basis + "' is unknown: choose bessel, chebyshev, gaussian or spline");
     }
     return radial;
   }
+
+  /// The same with `tables` checked for this many edges.
+  RadialArguments checked(int64_t n_edges) const {
+    RadialArguments arguments = *this;
+    if (tables) arguments.tables = checked_indices(*tables, "tables", n_edges, table.dim() == 4 ? table.size(0) : 1);
+    return arguments;
+  }
+  const int64_t* table_indices() const { return tables ? tables->const_data_ptr<int64_t>() : nullptr; }
 };
 
 // ---- spherical harmonics ------------------------------------------------------------------------------------------
@@ -168,29 +183,31 @@ Tensor differentiable(const Tensor& distances, const RadialParts& parts) {
   return RadialValue::apply(distances, parts.value, RadialSlope::apply(distances, parts.first, parts.second));
 }
 
-RadialParts radial_parts(const Tensor& distances, const RadialArguments& arguments) {
+RadialParts radial_parts(const Tensor& distances, const RadialArguments& given) {
   check_real(distances, "distances");
   check_shape(distances, "distances", {-1});
+  const RadialArguments arguments = given.checked(distances.size(0));
   Tensor r = contiguous(distances);
   const RadialParts parts(r.size(0), std::max<int64_t>(arguments.n_radial, 0), r.options());
   AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "radial_basis", [&] {
     const auto radial = arguments.resolve<scalar_t>();
     parallel(r.size(0), [&](Range range) {
-      kernels<scalar_t>().radial(radial, r.const_data_ptr<scalar_t>(), range, parts.value.mutable_data_ptr<scalar_t>(),
-                                 parts.first.mutable_data_ptr<scalar_t>(), parts.second.mutable_data_ptr<scalar_t>());
+      kernels<scalar_t>().radial(radial, r.const_data_ptr<scalar_t>(), arguments.table_indices(), range,
+                                 parts.value.mutable_data_ptr<scalar_t>(), parts.first.mutable_data_ptr<scalar_t>(),
+                                 parts.second.mutable_data_ptr<scalar_t>());
     });
   });
   return parts;
 }
 
-Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n_radial, double cutoff,
-                    const Tensor& table) {
-  return differentiable(distances, radial_parts(distances, {basis, n_radial, cutoff, contiguous(table)}));
+Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n_radial, double cutoff, const Tensor& table,
+                    const std::optional<Tensor>& tables) {
+  return differentiable(distances, radial_parts(distances, {basis, n_radial, cutoff, contiguous(table), tables}));
 }
 
 Tensor radial_basis_gradient(const Tensor& gradient, const Tensor& distances, const std::string& basis, int64_t n_radial,
-                             double cutoff, const Tensor& table) {
-  const RadialParts parts = radial_parts(distances, {basis, n_radial, cutoff, contiguous(table)});
+                             double cutoff, const Tensor& table, const std::optional<Tensor>& tables) {
+  const RadialParts parts = radial_parts(distances, {basis, n_radial, cutoff, contiguous(table), tables});
   check_shape(gradient, "gradient", {distances.size(0), n_radial});
   check_same_dtype(gradient, "gradient", distances, "distances");
   return (gradient * RadialSlope::apply(distances, parts.first, parts.second)).sum(1);
@@ -215,9 +232,12 @@ Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_nu
   const Tensor distances = torch::linalg_vector_norm(vectors, 2, {1});
   Tensor r = contiguous(distances);
   const RadialParts parts(n_edges, 1, r.options());
+  Repulsion options;
+  options.inner = inner;
+  options.outer = outer;
   AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "zbl", [&] {
     parallel(n_edges, [&](Range range) {
-      kernels<scalar_t>().repulsion({inner, outer}, r.const_data_ptr<scalar_t>(), strength.const_data_ptr<scalar_t>(),
+      kernels<scalar_t>().repulsion(options, r.const_data_ptr<scalar_t>(), strength.const_data_ptr<scalar_t>(),
                                     inverse.const_data_ptr<scalar_t>(), range, parts.value.mutable_data_ptr<scalar_t>(),
                                     parts.first.mutable_data_ptr<scalar_t>(), parts.second.mutable_data_ptr<scalar_t>());
     });
@@ -244,6 +264,7 @@ struct DensityArguments {
     data["n_radial"] = radial.n_radial;
     data["cutoff"] = radial.cutoff;
     data["table"] = radial.table;
+    data["tables"] = radial.tables;
   }
   static DensityArguments saved(AutogradContext* context) {
     auto& data = context->saved_data;
@@ -252,7 +273,8 @@ struct DensityArguments {
             data["n_atoms"].toInt(),
             data["n_species"].toInt(),
             data["l_max"].toInt(),
-            {data["basis"].toStringRef(), data["n_radial"].toInt(), data["cutoff"].toDouble(), data["table"].toTensor()}};
+            {data["basis"].toStringRef(), data["n_radial"].toInt(), data["cutoff"].toDouble(), data["table"].toTensor(),
+             data["tables"].toOptional<Tensor>()}};
   }
   int64_t n_inputs() const { return n_species * radial.n_radial; }
   int64_t n_harmonics() const { return (l_max + 1) * (l_max + 1); }
@@ -265,7 +287,7 @@ void with_edges(const DensityArguments& arguments, const Tensor& vectors, const 
                                   harmonic_constants<T>(arguments.l_max)};
   const std::vector<int64_t> first = edge_offsets(arguments.centers, arguments.n_atoms);
   const Edges<T> edges{vectors.const_data_ptr<T>(), tangents.defined() ? tangents.const_data_ptr<T>() : nullptr,
-                       first.data(), arguments.neighbor_species.const_data_ptr<int64_t>()};
+                       first.data(), arguments.neighbor_species.const_data_ptr<int64_t>(), arguments.radial.table_indices()};
   body(options, edges);
 }
 
@@ -345,21 +367,21 @@ DensityArguments checked_arguments(const Tensor& vectors, const Tensor& centers,
           n_atoms,
           n_species,
           l_max,
-          radial};
+          radial.checked(n_edges)};
 }
 
 Tensor density(const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species, int64_t n_atoms,
                int64_t n_species, int64_t l_max, const std::string& basis, int64_t n_radial, double cutoff,
-               const Tensor& table) {
+               const Tensor& table, const std::optional<Tensor>& tables) {
   return Density::apply(vectors, checked_arguments(vectors, centers, neighbor_species, n_atoms, n_species, l_max,
-                                                   {basis, n_radial, cutoff, contiguous(table)}));
+                                                   {basis, n_radial, cutoff, contiguous(table), tables}));
 }
 
 Tensor density_gradient(const Tensor& gradient, const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species,
                         int64_t n_species, int64_t l_max, const std::string& basis, int64_t n_radial, double cutoff,
-                        const Tensor& table) {
+                        const Tensor& table, const std::optional<Tensor>& tables) {
   const auto arguments = checked_arguments(vectors, centers, neighbor_species, gradient.size(0), n_species, l_max,
-                                           {basis, n_radial, cutoff, contiguous(table)});
+                                           {basis, n_radial, cutoff, contiguous(table), tables});
   check_shape(gradient, "gradient", {-1, arguments.n_inputs(), arguments.n_harmonics()});
   check_same_dtype(gradient, "gradient", vectors, "vectors");
   return DensityGradient::apply(gradient, vectors, arguments);
@@ -369,13 +391,14 @@ Tensor density_gradient(const Tensor& gradient, const Tensor& vectors, const Ten
 
 TORCH_LIBRARY_FRAGMENT(tesseral, library) {
   library.def("spherical_harmonics(Tensor vectors, int l_max) -> Tensor", &spherical_harmonics);
-  library.def("radial_basis(Tensor distances, str basis, int n_radial, float cutoff, Tensor table) -> Tensor",
-              &radial_basis);
+  library.def(
+      "radial_basis(Tensor distances, str basis, int n_radial, float cutoff, Tensor table, Tensor? tables=None) -> Tensor",
+      &radial_basis);
   library.def("spherical_harmonics_gradient(Tensor gradient, Tensor vectors, int l_max) -> Tensor",
               &spherical_harmonics_gradient);
   library.def(
-      "radial_basis_gradient(Tensor gradient, Tensor distances, str basis, int n_radial, float cutoff, Tensor table) -> "
-      "Tensor",
+      "radial_basis_gradient(Tensor gradient, Tensor distances, str basis, int n_radial, float cutoff, Tensor table, "
+      "Tensor? tables=None) -> Tensor",
       &radial_basis_gradient);
   library.def(
       "zbl(Tensor vectors, Tensor centers, Tensor center_numbers, Tensor neighbor_numbers, int n_atoms, float inner, "
@@ -383,11 +406,11 @@ TORCH_LIBRARY_FRAGMENT(tesseral, library) {
       &zbl);
   library.def(
       "density(Tensor vectors, Tensor centers, Tensor neighbor_species, int n_atoms, int n_species, int l_max, str basis, "
-      "int n_radial, float cutoff, Tensor table) -> Tensor",
+      "int n_radial, float cutoff, Tensor table, Tensor? tables=None) -> Tensor",
       &density);
   library.def(
       "density_gradient(Tensor gradient, Tensor vectors, Tensor centers, Tensor neighbor_species, int n_species, int l_max, "
-      "str basis, int n_radial, float cutoff, Tensor table) -> Tensor",
+      "str basis, int n_radial, float cutoff, Tensor table, Tensor? tables=None) -> Tensor",
       &density_gradient);
 }
 

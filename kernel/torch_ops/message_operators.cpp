@@ -28,7 +28,7 @@ Tensor unpadded_rows(const Tensor& tensor, int64_t n_channels) {
 /// What is not differentiated.
 struct MessageArguments {
   Tensor centers, neighbors, terms, couplings;
-  int64_t n_atoms;
+  int64_t n_atoms, n_outputs;
 
   void save(AutogradContext* context) const {
     auto& data = context->saved_data;
@@ -37,11 +37,12 @@ struct MessageArguments {
     data["terms"] = terms;
     data["couplings"] = couplings;
     data["n_atoms"] = n_atoms;
+    data["n_outputs"] = n_outputs;
   }
   static MessageArguments saved(AutogradContext* context) {
     auto& data = context->saved_data;
-    return {data["centers"].toTensor(), data["neighbors"].toTensor(), data["terms"].toTensor(), data["couplings"].toTensor(),
-            data["n_atoms"].toInt()};
+    return {data["centers"].toTensor(),   data["neighbors"].toTensor(), data["terms"].toTensor(),
+            data["couplings"].toTensor(), data["n_atoms"].toInt(),      data["n_outputs"].toInt()};
   }
   std::vector<MessageTerm> term_list() const {
     const auto* first = reinterpret_cast<const MessageTerm*>(terms.const_data_ptr<int32_t>());
@@ -60,8 +61,9 @@ struct MessageCall {
   MessageCall(const MessageArguments& arguments, const Factors& x, const Factors* tangents)
       : first(edge_offsets(arguments.centers, arguments.n_atoms)),
         table(arguments.term_list(), arguments.couplings.const_data_ptr<double>(), static_cast<int>(x[weights].size(0))),
-        shape{static_cast<int>(x[radial].size(1)), static_cast<int>(x[angular].size(1)), static_cast<int>(x[h].size(1)),
-              static_cast<int>(x[h].size(2)), &table} {
+        shape{static_cast<int>(x[radial].size(1)),   static_cast<int>(x[angular].size(1)),
+              static_cast<int>(arguments.n_outputs), static_cast<int>(x[h].size(1)),
+              static_cast<int>(x[h].size(2)),        &table} {
     const auto field = [&](Factor n) {
       return Field<const T>{x[n].const_data_ptr<T>(), tangents ? (*tangents)[n].const_data_ptr<T>() : nullptr};
     };
@@ -72,7 +74,7 @@ struct MessageCall {
 
 Tensor message_value(const Factors& given, const MessageArguments& arguments) {
   const Factors x = padded_rows(given);
-  Tensor out = torch::empty({arguments.n_atoms, x[angular].size(1), x[h].size(2)}, x[h].options());
+  Tensor out = torch::empty({arguments.n_atoms, arguments.n_outputs, x[h].size(2)}, x[h].options());
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "message", [&] {
     const MessageCall<scalar_t> call(arguments, x, nullptr);
     parallel(arguments.n_atoms, [&](Range range) {
@@ -218,14 +220,15 @@ class Message : public torch::autograd::Function<Message> {
 };
 
 void check_terms(const MessageArguments& arguments, const Factors& x) {
-  const std::string fault = message_fault(arguments.term_list(), static_cast<int>(x[weights].size(0)),
-                                          static_cast<int>(x[angular].size(1)), static_cast<int>(x[h].size(1)));
+  const std::string fault =
+      message_fault(arguments.term_list(), static_cast<int>(x[weights].size(0)), static_cast<int>(x[angular].size(1)),
+                    static_cast<int>(arguments.n_outputs), static_cast<int>(x[h].size(1)));
   if (!fault.empty()) fail(fault);
 }
 
 Tensor message(const Tensor& radial_, const Tensor& angular_, const Tensor& h_, const Tensor& weights_,
-               const Tensor& centers, const Tensor& neighbors, int64_t n_atoms, const Tensor& terms,
-               const Tensor& couplings) {
+               const Tensor& centers, const Tensor& neighbors, int64_t n_atoms, const Tensor& terms, const Tensor& couplings,
+               std::optional<int64_t> n_outputs) {
   check_real(h_, "h");
   check_same_dtype(radial_, "radial", h_, "h");
   check_same_dtype(angular_, "angular", h_, "h");
@@ -240,12 +243,16 @@ Tensor message(const Tensor& radial_, const Tensor& angular_, const Tensor& h_, 
   check(angular_.size(1) <= max_harmonics,
         "angular: at most " + std::to_string(max_harmonics) + " components, got " + std::to_string(angular_.size(1)));
   check(n_atoms >= 0, "n_atoms = " + std::to_string(n_atoms) + " must not be negative");
+  check(!n_outputs || *n_outputs > 0, "n_outputs must be positive");
   check(terms.scalar_type() == torch::kInt32, "terms: expected int32");
   check_shape(terms, "terms", {-1, 4});
   check_shape(couplings, "couplings", {terms.size(0)});
   const MessageArguments arguments{checked_indices(centers, "centers", n_edges, n_atoms),
-                                   checked_indices(neighbors, "neighbors", n_edges, h_.size(0)), terms.contiguous(),
-                                   contiguous(couplings).to(torch::kFloat64), n_atoms};
+                                   checked_indices(neighbors, "neighbors", n_edges, h_.size(0)),
+                                   terms.contiguous(),
+                                   contiguous(couplings).to(torch::kFloat64),
+                                   n_atoms,
+                                   n_outputs.value_or(angular_.size(1))};
   check_terms(arguments, {radial_, angular_, h_, weights_});
   return Message::apply(radial_, angular_, h_, weights_, arguments);
 }
@@ -255,7 +262,7 @@ Tensor message(const Tensor& radial_, const Tensor& angular_, const Tensor& h_, 
 TORCH_LIBRARY_FRAGMENT(tesseral, library) {
   library.def(
       "message(Tensor radial, Tensor angular, Tensor h, Tensor weights, Tensor centers, Tensor neighbors, int n_atoms, "
-      "Tensor terms, Tensor couplings) -> Tensor",
+      "Tensor terms, Tensor couplings, int? n_outputs=None) -> Tensor",
       &message);
 }
 

@@ -18,6 +18,20 @@ struct Lanes {
   int count = 0;
 };
 
+/// Spline tables of the edges in a pack; empty lanes have the first one.
+template <class T>
+class TablesOfPack {
+ public:
+  TablesOfPack(const int64_t* tables, const Lanes<T>& pack) : given_(tables != nullptr) {
+    for (int lane = 0; given_ && lane < pack.count; ++lane) tables_[lane] = tables[pack.edge[lane]];
+  }
+  operator LaneTables() const { return given_ ? tables_ : nullptr; }
+
+ private:
+  bool given_;
+  int64_t tables_[lanes<T>] = {};
+};
+
 /// Calls visit(lanes, species) for packs of the edges begin..end-1; each pack holds one neighbour species.
 template <class T, class Visit>
 inline void for_each_pack_of_one_species(const int64_t* species, int64_t begin, int64_t end, Visit visit) {
@@ -115,7 +129,7 @@ inline void add_density(const DensityOptions<T>& options, const Edges<T>& edges,
     V Y[max_harmonics], R[max_radial], dR[max_radial];
     const auto direction = direction_of(edges.vectors, edges.tangents, beyond, pack, V{});
     Harmonics<V>(options.harmonics, direction.x, direction.y, direction.z).values(Y);
-    radial_functions(options.radial, direction.length, R, dR);
+    radial_functions(options.radial, direction.length, TablesOfPack<T>(edges.tables, pack), R, dR);
     for (int lane = 0; lane < pack.count; ++lane) {
       const int64_t species = edges.neighbor_species[pack.edge[lane]];
       add_lane<T>(R, Y, n_radial, n_harmonics, stride, lane, phi + species * n_radial * stride);
@@ -136,7 +150,7 @@ inline void density_gradient(const DensityOptions<T>& options, const Edges<T>& e
     const auto direction = direction_of(edges.vectors, edges.tangents, beyond, pack, V{});
     const Harmonics<V> harmonics(options.harmonics, direction.x, direction.y, direction.z);
     harmonics.values(Y);
-    radial_functions(options.radial, direction.length, R, dR);
+    radial_functions(options.radial, direction.length, TablesOfPack<T>(edges.tables, pack), R, dR);
     const T* rows = dphi + species * n_radial * stride;
     V radial = constant<V>(0);
     for (int lm = 0; lm < n_harmonics; ++lm) {

@@ -50,41 +50,75 @@ struct MatrixStack {
   const T* transposed_matrix(int64_t n) const { return transposed.data() + n * n_out * padded_row(n_in); }
 };
 
+/// Radial functions of a layer.
+template <class T>
+struct LayerRadial {
+  RadialBasis<T> basis;
+  AlignedVector<T> tables;  // of splines
+
+  /// Spline tables depend on the species of both atoms: that of an edge is center * S + neighbour.
+  bool by_pair() const { return basis.n_tables > 1; }
+};
+
+/// The messages of a layer.
+template <class T>
+struct LayerMessage {
+  LayerRadial<T> radial;
+  AlignedVector<T> weights;  // [paths, n_radial, channel_row]
+  // splines multiplied into the weights, if they fit into memory: [n_tables, n_intervals, paths, n_powers, channel_row]
+  AlignedVector<T> channel_tables;
+  std::optional<MessageTable<T>> terms;
+  int n_outputs = 0;
+  MatrixStack<T> mixing;         // [S or 1, blocks] messages to A, a block of 2 l + 1 outputs at a time; may be empty
+  std::vector<int32_t> degrees;  // [blocks] l
+  bool mixing_by_species = false;
+
+  int n_paths() const { return static_cast<int>(terms->path_rows.size()) - 1; }
+};
+
 /// One layer: A^t from the density (t = 0) or from messages, its products, and their map to features. Of the local model,
 /// only `product` is set.
 template <class T>
 struct EngineLayer {
   LayerProduct<T> product;
-  int output_l = 0;          // products and features have degrees 0..output_l
-  MatrixStack<T> update;     // [output_l+1] products to features
-  MatrixStack<T> residual;   // [S, output_l+1] features of the layer before to features; t >= 1
-  AlignedVector<T> message;  // [paths, n_radial, channel_row]; t >= 1
-  std::optional<MessageTable<T>> terms;
-  MatrixStack<T> mixing;     // [l_max+1] messages to A; may be empty
-  AlignedVector<T> readout;  // [channel_row] features of degree 0 to energy, but for the last layer
+  int output_l = 0;                        // products and features have degrees 0..output_l
+  MatrixStack<T> update;                   // [output_l+1] products to features
+  AlignedVector<T> constant;               // [S, padded features] added to those of degree 0; t = 0, may be empty
+  MatrixStack<T> residual;                 // [S, output_l+1] features of the layer before to features; may be empty
+  MatrixStack<T> handed;                   // [output_l+1] features to what neighbours get of them; empty: the same
+  std::optional<LayerMessage<T>> message;  // t >= 1
+  AlignedVector<T> readout;                // [channel_row] features of degree 0 to energy, but for the last layer
 };
 
 template <class T>
 struct EngineParameters {
   DensityOptions<T> density;
+  LayerRadial<T> radial;  // of the density
   int l_max = 0, n_inputs = 0, n_channels = 0;
   int message_l = 0;                   // degrees of the features that are handed on
   int input_row = 0, channel_row = 0;  // padded n_inputs, n_channels
   AlignedVector<T> mixing;             // [S, l_max+1, n_inputs, channel_row]
   AlignedVector<T> mixing_transposed;  // [S, l_max+1, channel_row, input_row]
+  // A of layer t is divided by 1 + sum_c normaliser[t, z, c] density[c, degree 0]: [layers, S, n_inputs], may be empty
+  AlignedVector<T> normaliser;
   std::vector<EngineLayer<T>> layers;
   // readout: of the product in local models, of the last layer's features in layered ones
   AlignedVector<T> linear;
   std::vector<DenseLayer<T>> perceptron;  // may be empty
-  AlignedVector<T> radial_table;
   T scale = 0;
   std::vector<double> atomic_energy;  // [S] E0 + shift
   bool has_repulsion = false;
-  Repulsion repulsion{0, 0};
+  Repulsion repulsion;
   AlignedVector<T> repulsion_strength;  // [S, S]
   AlignedVector<T> inverse_screening;   // [S, S]
+  AlignedVector<T> repulsion_outer;     // [S, S] Å
 
   int n_layers() const { return static_cast<int>(layers.size()); }
+  /// Neighbours get other numbers of an atom than its own features.
+  bool hands_on() const { return !layers.front().handed.empty(); }
+  const T* normaliser_of(int layer, int64_t species) const {
+    return normaliser.data() + (layer * density.n_species + species) * n_inputs;
+  }
   int n_harmonics() const { return (l_max + 1) * (l_max + 1); }
   /// Length of one atom's features: [(message_l+1)^2, channel_row].
   int64_t feature_row() const { return n_layers() == 1 ? 0 : (message_l + 1) * (message_l + 1) * int64_t{channel_row}; }
@@ -95,26 +129,31 @@ template <class T>
 struct EngineScratch {
   AlignedVector<T> vectors, gradients;        // [edges, 3]
   std::vector<int64_t> species;               // [edges]
+  std::vector<int64_t> tables;                // [edges] spline table by pair of species
   std::vector<int32_t> neighbors;             // [edges]
   std::vector<int64_t> offsets;               // [edges] of the neighbours' rows of features
   AlignedVector<T> phi, dphi;                 // [n_inputs, padded LM]
   AlignedVector<T> A, dA;                     // [LM, channel_row]
-  AlignedVector<T> message, dmessage;         // [LM, channel_row] with message mixing
+  AlignedVector<T> message, dmessage;         // [message outputs, channel_row] with message mixing
   AlignedVector<T> radial, slopes_of_radial;  // [n_radial, padded edges]
+  std::vector<const T*> pieces;               // [edges] of the channel tables
+  AlignedVector<T> positions;                 // [edges] within the piece, 0..1
   AlignedVector<T> couplings;                 // [entries of a message table, padded edges]
-  AlignedVector<T> channels;                  // [paths, padded edges, channel_row] R
+  AlignedVector<T> channels, slopes;          // [paths, padded edges, channel_row] R and, from channel tables, dR/dr
   AlignedVector<T> products;                  // [rows of a path, padded edges, channel_row] R h
   AlignedVector<T> by_distance;               // [padded edges, most lanes]
   AlignedVector<T> by_harmonics;              // [LM, padded edges]
   AlignedVector<T> B, dB;                     // [most outputs of a product, channel_row]
   AlignedVector<T> features, dfeatures;       // [padded features] of the last layer
-  AlignedVector<T> hidden, slopes, adjoint;   // MLP: activations and SiLU slopes of all layers; one layer's adjoint
+  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
+  AlignedVector<T> hidden, silu_slopes, adjoint;
 
   EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
 };
 
 /// One loop over the atoms. A call makes the passes forward for all layers but the last, last, and backward for all but the
-/// last in reverse order. Rows of features are [n_atoms, feature_row].
+/// last in reverse order. Rows of features are [n_atoms, feature_row]. An atom's own features are those that neighbours get
+/// unless EngineParameters::hands_on().
 template <class T>
 struct EnginePass {
   enum class Kind {
@@ -124,10 +163,17 @@ struct EnginePass {
   };
   Kind kind;
   int layer;
-  T* features;         // forward: written for the centers
-  const T* before;     // features of the layer before; null in layer 0
-  const T* adjoints;   // backward: dE/d(features of this layer)
-  T* adjoints_before;  // last, backward: added to; null in layer 0
+  T* features;             // forward: what neighbours get, written for the centers
+  T* own_features;         // forward: features of the centers; the same as `features` unless something else is handed on
+  const T* before;         // what neighbours got from the layer before; null in layer 0
+  const T* own_before;     // features of the layer before
+  const T* adjoints;       // backward: dE/d(features)
+  const T* own_adjoints;   // backward: dE/d(own_features); null if they are the same
+  T* adjoints_before;      // last, backward: added to; null in layer 0
+  T* own_adjoints_before;  // last, backward: added to
+  // [layers, n_centers] sums in the denominators of A, set in layer 0, and dE/d(sum), set in the others; may be null
+  T* normalisers;
+  T* normaliser_adjoints;
 };
 
 /// Sums of one thread, of type Sum (float or double). Energies are overwritten in layer 0, the rest is added to.

@@ -36,6 +36,7 @@ class AtomEdges {
       const auto n = static_cast<std::size_t>(count);
       for (std::size_t axis = 0; axis < 3; ++axis) work_.vectors[3 * n + axis] = static_cast<T>(d[axis]);
       work_.species[n] = input_.species[j];
+      work_.tables[n] = static_cast<int64_t>(input_.species[i]) * p_.density.n_species + input_.species[j];
       work_.neighbors[n] = j;
       // a distance that is not a number stays in, so that it shows in the results
       const double distance2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
@@ -52,18 +53,21 @@ class AtomEdges {
     double energy = 0;
     const auto n_species = static_cast<int64_t>(p_.atomic_energy.size());
     for_each_pack<T>(0, count, [&](const Lanes<T>& pack) {
-      Pack<T> x, y, e, slope, strength = {}, inverse = broadcast<T>(1), third;
-      gather(work_.vectors.data(), pack, T(p_.repulsion.outer), x, y, third);
+      const auto pair_of = [&](int lane) {
+        return static_cast<std::size_t>(z * n_species + work_.species[static_cast<std::size_t>(pack.edge[lane])]);
+      };
+      Pack<T> x, y, e, slope, strength = {}, inverse = broadcast<T>(1), outer = broadcast<T>(1), third;
+      gather(work_.vectors.data(), pack, T(1), x, y, third);
       const Pack<T> r = square_root(x * x + y * y + third * third);
       bool close = false;
       for (int lane = 0; lane < pack.count; ++lane) {
-        const auto pair = static_cast<std::size_t>(z * n_species + work_.species[static_cast<std::size_t>(pack.edge[lane])]);
-        strength[lane] = p_.repulsion_strength[pair];
-        inverse[lane] = p_.inverse_screening[pair];
-        close = close || !(r[lane] >= T(p_.repulsion.outer));
+        strength[lane] = p_.repulsion_strength[pair_of(lane)];
+        inverse[lane] = p_.inverse_screening[pair_of(lane)];
+        outer[lane] = p_.repulsion_outer[pair_of(lane)];
+        close = close || !(r[lane] >= outer[lane]);
       }
       if (!close) return;
-      repulsion(r, strength, inverse, p_.repulsion, e, slope);
+      repulsion(r, strength, inverse, outer, p_.repulsion, e, slope);
       const Pack<T> per_length = slope / r;
       for (int lane = 0; lane < pack.count; ++lane) {
         energy += static_cast<double>(e[lane]);

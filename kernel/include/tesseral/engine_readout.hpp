@@ -48,7 +48,7 @@ class AtomReadout {
       const int width = padded_row(layer.n_out);
       T* out = work_.hidden.data() + offset;
       multiply_rows(input, layer.n_in, layer.weights.data(), width, layer.bias.data(), out);
-      if (n < last) silu(out, work_.slopes.data() + offset, width);
+      if (n < last) silu(out, work_.silu_slopes.data() + offset, width);
       input = out;
       offset += width;
     }
@@ -62,7 +62,7 @@ class AtomReadout {
       T* below = adjoint + row_of_adjoint();
       multiply_rows<T>(adjoint, layer.n_out, layer.transposed.data(), width, nullptr, below);
       offset -= padded_row(layer.n_out);
-      const T* slope = n > 0 ? work_.slopes.data() + offset - padded_row(p_.perceptron[n - 1].n_out) : nullptr;
+      const T* slope = n > 0 ? work_.silu_slopes.data() + offset - padded_row(p_.perceptron[n - 1].n_out) : nullptr;
       for (int block = 0; block < width; block += lanes<T>) {
         const Pack<T> g = load(below + block);
         if (slope) {

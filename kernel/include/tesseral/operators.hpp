@@ -13,7 +13,8 @@ namespace tesseral {
 
 constexpr int max_l = 8;
 constexpr int max_harmonics = (max_l + 1) * (max_l + 1);
-constexpr int max_radial = 64;
+constexpr int max_radial = 128;
+constexpr int max_spline_powers = 8;
 constexpr int max_order = 4;
 
 /// Constants of the recursions for real spherical harmonics, orthonormal on the unit sphere, no Condon-Shortley phase.
@@ -37,8 +38,9 @@ struct RadialBasis {
   RadialKind kind = RadialKind::bessel;
   int n_radial = 0;
   T cutoff = 0;
-  const T* table = nullptr;  // spline: [n_intervals, n_radial, 4]
-  int n_intervals = 0;
+  // spline: [n_tables, n_intervals, n_radial, n_powers] coefficients of polynomials in 0 <= t < 1, lowest power first
+  const T* table = nullptr;
+  int n_tables = 1, n_intervals = 0, n_powers = 0;
 };
 
 template <class T>
@@ -55,6 +57,7 @@ struct Edges {
   const T* tangents;                // [E, 3] direction of a derivative, or null
   const int64_t* first;             // [N+1]
   const int64_t* neighbor_species;  // [E]
+  const int64_t* tables = nullptr;  // [E] spline table of each edge, or null: the first
 };
 
 /// Half-open range of atoms (or edges) that one thread works on.
@@ -130,13 +133,15 @@ struct MessageTable {
 
 /// What is wrong with a list of terms, or an empty text: indices must lie inside their arrays, and the terms must be sorted
 /// by path, component of h and output component.
-std::string message_fault(const std::vector<MessageTerm>& terms, int n_paths, int n_harmonics, int n_components);
+std::string message_fault(const std::vector<MessageTerm>& terms, int n_paths, int n_harmonics, int n_outputs,
+                          int n_components);
 
 /// Sizes of a message. Rows of channels are padded to whole packs.
 template <class T>
 struct MessageShape {
   int n_radial;      // Q
-  int n_harmonics;   // LM, of the harmonics and of the output
+  int n_harmonics;   // LM
+  int n_outputs;     // components of the message
   int n_components;  // HM, of h
   int row;           // channels of a row, padded
   const MessageTable<T>* table;
@@ -146,10 +151,14 @@ constexpr double coulomb_constant = 14.399645;  // e^2/(4 pi epsilon_0) in eV Å
 constexpr double screening_length = 0.46850;    // 0.8854 Bohr radii in Å, over Z_i^0.23 + Z_j^0.23
 constexpr double screening_exponent = 0.23;
 
-/// Distances between which the screened nuclear repulsion is switched off (Å).
+/// Screening function of the nuclear repulsion, sum_n amplitude[n] exp(-decay[n] r/a), and how it is switched off: between
+/// `inner` and `outer` (Å), or, with power > 0, by the polynomial of that power that ends at a distance of each pair.
 struct Repulsion {
-  double inner;
-  double outer;
+  double inner = 0;
+  double outer = 0;
+  double amplitude[4] = {0.18175, 0.50986, 0.28022, 0.02817};
+  double decay[4] = {3.19980, 0.94229, 0.40290, 0.20162};
+  int power = 0;
 };
 
 /// One differentiable array: values and, for directional derivatives, tangents (or null).
@@ -179,7 +188,7 @@ struct MessageOutputs {
   T* h;        // [., HM, row] rows of h from first_row on, added to
   int64_t first_row;
   T* weights;  // [P, Q, row], added to
-  T* out;      // with tangents: that of the message [N, LM, row]
+  T* out;      // with tangents: that of the message [N, n_outputs, row]
 };
 
 /// The operators compiled for one instruction set. Outputs are overwritten unless said otherwise.
@@ -190,8 +199,8 @@ struct Kernels {
   void (*harmonics)(const HarmonicConstants<T>&, const T* vectors, const T* tangents, Range, T* out);
   // gradient [E,3] of <G, Y>; with tangents: its derivative along them
   void (*harmonics_gradient)(const HarmonicConstants<T>&, const T* vectors, const T* tangents, const T* G, Range, T* out);
-  // R, R', R'' [E,Q]
-  void (*radial)(const RadialBasis<T>&, const T* distances, Range, T* value, T* first, T* second);
+  // R, R', R'' [E,Q]; tables [E] of a spline, or null
+  void (*radial)(const RadialBasis<T>&, const T* distances, const int64_t* tables, Range, T* value, T* first, T* second);
   // energy, first and second derivative [E] of the repulsion of pairs with strength (eV Å) and 1/screening length (1/Å)
   void (*repulsion)(const Repulsion&, const T* distances, const T* strength, const T* inverse_screening, Range, T* value,
                     T* first, T* second);
@@ -211,7 +220,7 @@ struct Kernels {
                            T* gc);
   void (*product_gradient_tangent)(const ProductShape&, Field<const T> A, Field<const T> coefficients, const T* G, Range,
                                    T* gA, T* gc, T* out);
-  // messages [N,LM,row]; without tangents
+  // messages [N,n_outputs,row]; without tangents
   void (*message)(const MessageShape<T>&, const MessageInputs<T>&, Range atoms, T* out);
   // <G, message> differentiated; with tangents: the tangents of the gradients and of the message
   void (*message_gradient)(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range atoms,

@@ -96,19 +96,12 @@ inline void gaussian(const RadialBasis<Element<V>>& basis, const V& r, const V& 
   }
 }
 
-/// Coefficient `power` of function q on the interval of each lane.
-template <class V, class Index>
-inline V gather_spline(const Element<V>* table, const Index& interval, int n_radial, int q, int power) {
-  V out;
-  for (int lane = 0; lane < lanes<Element<V>>; ++lane) {
-    out[lane] = table[(static_cast<int64_t>(interval[lane]) * n_radial + q) * 4 + power];
-  }
-  return out;
-}
+/// Spline table of each lane.
+using LaneTables = const int64_t*;
 
-/// Piecewise cubic functions from a table on a uniform grid.
+/// Piecewise polynomials from tables on a uniform grid.
 template <class V>
-inline void spline(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR) {
+inline void spline(const RadialBasis<Element<V>>& basis, const V& x, LaneTables tables, V* R, V* dR) {
   using T = Element<V>;
   using P = Pack<T>;
   const T n = T(basis.n_intervals);
@@ -117,21 +110,27 @@ inline void spline(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR
   interval = interval > basis.n_intervals - 1 ? interval * 0 + (basis.n_intervals - 1) : interval;
   const V t = n * x - lift_to<V>(__builtin_convertvector(interval, P));
   const auto inside = value_of(x) < T(1);
+  const T* pieces[lanes<T>];
+  for (int lane = 0; lane < lanes<T>; ++lane) {
+    const int64_t piece = (tables ? tables[lane] * basis.n_intervals : 0) + static_cast<int64_t>(interval[lane]);
+    pieces[lane] = basis.table + piece * basis.n_radial * basis.n_powers;
+  }
   for (int q = 0; q < basis.n_radial; ++q) {
-    V c[4];
-    for (int power = 0; power < 4; ++power) {
-      c[power] = lift_to<V>(gather_spline<P>(basis.table, interval, basis.n_radial, q, power));
+    V value = constant<V>(0), slope = constant<V>(0);
+    for (int power = basis.n_powers - 1; power >= 0; --power) {
+      P coefficient;
+      for (int lane = 0; lane < lanes<T>; ++lane) coefficient[lane] = pieces[lane][q * basis.n_powers + power];
+      slope = slope * t + value;
+      value = value * t + lift_to<V>(coefficient);
     }
-    const V value = c[0] + t * (c[1] + t * (c[2] + t * c[3]));
-    const V slope = (n / basis.cutoff) * (c[1] + t * (T(2) * c[2] + T(3) * (t * c[3])));
     R[q] = select(inside, value, constant<V>(0));
-    dR[q] = select(inside, slope, constant<V>(0));
+    dR[q] = select(inside, (n / basis.cutoff) * slope, constant<V>(0));
   }
 }
 
-/// R_q and dR_q/dr [n_radial] at distances r; zero for r >= cutoff.
+/// R_q and dR_q/dr [n_radial] at distances r; zero for r >= cutoff. `tables` of a spline may be null: the first.
 template <class V>
-inline void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, V* R, V* dR) {
+inline void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, LaneTables tables, V* R, V* dR) {
   using T = Element<V>;
   const V scaled = (T(1) / basis.cutoff) * r;
   const V x = select(value_of(scaled) < T(1), scaled, constant<V>(1));
@@ -143,7 +142,7 @@ inline void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, V
     case RadialKind::gaussian:
       return gaussian(basis, r, x, R, dR);
     case RadialKind::spline:
-      return spline(basis, x, R, dR);
+      return spline(basis, x, tables, R, dR);
   }
 }
 

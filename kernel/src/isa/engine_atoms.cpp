@@ -46,10 +46,11 @@ class AtomLoop {
         work_(scratch),
         sums_(sums),
         edges_(parameters, input, scratch, sums),
-        messages_(parameters, layer_, pass, scratch),
         readout_(parameters, scratch),
         row_(p_.channel_row),
-        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row} {}
+        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row} {
+    if (layer_.message) messages_.emplace(parameters, *layer_.message, pass, scratch);
+  }
 
   void run(Range atoms) {
     for (int64_t i = atoms.begin; i < atoms.end; ++i) {
@@ -73,15 +74,20 @@ class AtomLoop {
   EngineScratch<T>& work_;
   const EngineSums<Sum>& sums_;
   AtomEdges<T, Sum> edges_;
-  AtomMessages<T> messages_;
+  std::optional<AtomMessages<T>> messages_;
   AtomReadout<T> readout_;
   int row_;
   MixSizes sizes_;
-  int64_t species_ = 0, n_edges_ = 0;  // of the present atom
+  int64_t atom_ = 0, species_ = 0, n_edges_ = 0;  // of the present atom
+  T normaliser_ = 1;                              // A is divided by it
 
   void skip(int64_t i) {
     sums_.energies[i] = 0;
-    if (pass_.kind == Kind::forward) fill_zero(pass_.features + i * p_.feature_row(), static_cast<int>(p_.feature_row()));
+    if (pass_.kind == Kind::forward) {
+      const auto row = static_cast<int>(p_.feature_row());
+      fill_zero(pass_.features + i * p_.feature_row(), row);
+      fill_zero(pass_.own_features + i * p_.feature_row(), row);
+    }
     if (pass_.kind == Kind::last) for_each_column([&](int, double* column) { column[i] = 0; });
   }
 
@@ -99,10 +105,11 @@ class AtomLoop {
     take(i);
     set_A();
     product<Wanted::value>(nullptr);
-    T* features = pass_.features + i * p_.feature_row();
-    multiply_degrees<T, false>(layer_.update, 0, layer_.output_l, work_.B.data(), row_, features, row_);
-    if (pass_.layer > 0) {
-      multiply_degrees<T, true>(layer_.residual, residual_matrix(), layer_.output_l, before(i), row_, features, row_);
+    T* features = pass_.own_features + i * p_.feature_row();
+    update(i, layer_.output_l, features, row_);
+    if (!layer_.handed.empty()) {
+      T* handed = pass_.features + i * p_.feature_row();
+      multiply_degrees<T, false>(layer_.handed, 0, layer_.output_l, features, row_, handed, row_);
     }
     Pack<T> energy = {};
     for (int block = 0; block < row_; block += lanes<T>) {
@@ -118,7 +125,7 @@ class AtomLoop {
     product<Wanted::gradient>(nullptr);
     for_each_column(
         [&](int channel, double* column) { column[i] = static_cast<double>(work_.B[static_cast<std::size_t>(channel)]); });
-    const T energy = p_.n_layers() == 1 ? readout_.energy(work_.B.data(), work_.dB.data()) : readout_of_features(i);
+    const T energy = layer_.update.empty() ? readout_.energy(work_.B.data(), work_.dB.data()) : readout_of_features(i);
     for (int block = 0; block < row_; block += lanes<T>) {
       const Pack<T> weight = p_.scale * load(work_.dB.data() + block);
       for (int lm = 0; lm < p_.n_harmonics(); ++lm) {
@@ -137,28 +144,48 @@ class AtomLoop {
     take(i);
     set_A();
     T* features = work_.dfeatures.data();
-    std::copy_n(pass_.adjoints + i * p_.feature_row(), p_.feature_row(), features);
+    const T* adjoints = pass_.adjoints + i * p_.feature_row();
+    if (pass_.own_adjoints) {
+      std::copy_n(pass_.own_adjoints + i * p_.feature_row(), p_.feature_row(), features);
+      multiply_degrees_transposed<T, true>(layer_.handed, 0, layer_.output_l, adjoints, row_, features, row_);
+    } else {
+      std::copy_n(adjoints, p_.feature_row(), features);
+    }
     for (int block = 0; block < row_; block += lanes<T>) {
       store(features + block, load(features + block) + p_.scale * load(layer_.readout.data() + block));
     }
     multiply_degrees_transposed<T, false>(layer_.update, 0, layer_.output_l, features, row_, work_.dB.data(), row_);
-    if (pass_.layer > 0) add_residual_gradient(i, features, row_);
+    add_residual_gradient(i, features, row_);
     product<Wanted::gradient>(work_.dB.data());
     add_gradient_of_A();
     edges_.add_forces(i, n_edges_);
   }
 
   void take(int64_t i) {
+    atom_ = i;
     species_ = input_.species[i];
     n_edges_ = edges_.take(i);
   }
 
-  const T* before(int64_t i) const { return pass_.before + i * p_.feature_row(); }
   int64_t residual_matrix() const { return species_ * (layer_.output_l + 1); }
 
+  /// The layer's features of degrees 0..degree from its products.
+  void update(int64_t i, int degree, T* features, int row) {
+    multiply_degrees<T, false>(layer_.update, 0, degree, work_.B.data(), row_, features, row);
+    if (!layer_.residual.empty()) {
+      const T* before = pass_.own_before + i * p_.feature_row();
+      multiply_degrees<T, true>(layer_.residual, residual_matrix(), degree, before, row_, features, row);
+    }
+    if (layer_.constant.empty()) return;
+    const T* constant = layer_.constant.data() + species_ * row;
+    for (int block = 0; block < row; block += lanes<T>)
+      store(features + block, load(features + block) + load(constant + block));
+  }
+
   void add_residual_gradient(int64_t i, const T* features, int row) {
+    if (layer_.residual.empty()) return;
     multiply_degrees_transposed<T, true>(layer_.residual, residual_matrix(), layer_.output_l, features, row,
-                                         pass_.adjoints_before + i * p_.feature_row(), row_);
+                                         pass_.own_adjoints_before + i * p_.feature_row(), row_);
   }
 
   void set_energy(int64_t i, T energy) {
@@ -172,8 +199,7 @@ class AtomLoop {
   T readout_of_features(int64_t i) {
     T *features = work_.features.data(), *dfeatures = work_.dfeatures.data();
     const int row = padded_row(layer_.update.n_out);
-    multiply_degrees<T, false>(layer_.update, 0, 0, work_.B.data(), row_, features, row);
-    multiply_degrees<T, true>(layer_.residual, residual_matrix(), 0, before(i), row_, features, row);
+    update(i, 0, features, row);
     const T energy = readout_.energy(features, dfeatures);
     multiply_degrees_transposed<T, false>(layer_.update, 0, 0, dfeatures, row, work_.dB.data(), row_);
     for (int block = 0; block < row; block += lanes<T>) store(dfeatures + block, p_.scale * load(dfeatures + block));
@@ -184,7 +210,7 @@ class AtomLoop {
   Edges<T> edges(int64_t (&first)[2]) const {
     first[0] = 0;
     first[1] = n_edges_;
-    return {work_.vectors.data(), nullptr, first, work_.species.data()};
+    return {work_.vectors.data(), nullptr, first, work_.species.data(), p_.radial.by_pair() ? work_.tables.data() : nullptr};
   }
 
   void set_A() {
@@ -194,10 +220,87 @@ class AtomLoop {
       add_density<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.phi.data());
       mix_atom(sizes_, work_.phi.data(), p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_, work_.A.data());
     } else {
-      T* message = layer_.mixing.empty() ? work_.A.data() : work_.message.data();
-      messages_.set(n_edges_, message);
-      if (layer_.mixing.empty()) return;
-      multiply_degrees<T, false>(layer_.mixing, 0, p_.l_max, message, row_, work_.A.data(), row_);
+      const bool mixes = !layer_.message->mixing.empty(), gradient_wanted = pass_.kind != Kind::forward;
+      T* message = mixes ? work_.message.data() : work_.A.data();
+      messages_->set(n_edges_, gradient_wanted, message);
+      if (mixes) mix_messages(message);
+    }
+    if (p_.normaliser.empty()) return;
+    set_normalisers();
+    scale_rows(work_.A.data());
+  }
+
+  /// f(degree, matrix, first row of outputs) for the blocks of messages that are mixed
+  template <class F>
+  void for_each_block(const F& f) {
+    const LayerMessage<T>& message = *layer_.message;
+    const auto n_blocks = static_cast<int64_t>(message.degrees.size());
+    int row = 0;
+    for (int64_t b = 0; b < n_blocks; ++b) {
+      const int degree = message.degrees[static_cast<std::size_t>(b)];
+      f(degree, message.mixing_by_species ? species_ * n_blocks + b : b, row);
+      row += 2 * degree + 1;
+    }
+  }
+
+  void mix_messages(const T* message) {
+    const MatrixStack<T>& mixing = layer_.message->mixing;
+    fill_zero(work_.A.data(), p_.n_harmonics() * row_);
+    for_each_block([&](int l, int64_t matrix, int first) {
+      multiply_matrix<T, true>(message + first * row_, row_, 2 * l + 1, mixing.matrix(matrix), mixing.n_in, row_,
+                               [&](int m) { return work_.A.data() + (l * l + m) * row_; });
+    });
+  }
+
+  void mix_message_gradients(T* dmessage) {
+    const MatrixStack<T>& mixing = layer_.message->mixing;
+    for_each_block([&](int l, int64_t matrix, int first) {
+      multiply_matrix<T, false>(work_.dA.data() + l * l * row_, row_, 2 * l + 1, mixing.transposed_matrix(matrix),
+                                mixing.n_out, row_, [&](int m) { return dmessage + (first + m) * row_; });
+    });
+  }
+
+  /// The denominator of A; layer 0 works out those of all layers.
+  void set_normalisers() {
+    if (pass_.layer > 0) {
+      normaliser_ = pass_.normalisers[pass_.layer * input_.n_centers + atom_];
+      return;
+    }
+    for (int layer = 0; layer < p_.n_layers(); ++layer) {
+      const T* weights = p_.normaliser_of(layer, species_);
+      T sum = 1;
+      for (int c = 0; c < p_.n_inputs; ++c) {
+        sum += weights[c] * work_.phi[static_cast<std::size_t>(c * sizes_.harmonic_stride)];
+      }
+      pass_.normalisers[layer * input_.n_centers + atom_] = sum;
+      if (layer == 0) normaliser_ = sum;
+    }
+  }
+
+  /// x [LM, row] divided by the normaliser.
+  void scale_rows(T* x) const {
+    const T factor = T(1) / normaliser_;
+    for (int k = 0; k < p_.n_harmonics() * row_; k += lanes<T>) store(x + k, factor * load(x + k));
+  }
+
+  /// dA becomes the gradient by A before the division, and that by the normaliser is kept.
+  void take_normaliser_gradient() {
+    Pack<T> sum = {};
+    for (int k = 0; k < p_.n_harmonics() * row_; k += lanes<T>) {
+      sum += load(work_.dA.data() + k) * load(work_.A.data() + k);
+    }
+    pass_.normaliser_adjoints[pass_.layer * input_.n_centers + atom_] = -sum_lanes<T>(sum) / normaliser_;
+    scale_rows(work_.dA.data());
+  }
+
+  /// The gradients by the normalisers of all layers passed on to the density.
+  void add_normaliser_gradients() {
+    for (int layer = 0; layer < p_.n_layers(); ++layer) {
+      const T* weights = p_.normaliser_of(layer, species_);
+      const T adjoint = pass_.normaliser_adjoints[layer * input_.n_centers + atom_];
+      for (int c = 0; c < p_.n_inputs; ++c) {
+        work_.dphi[static_cast<std::size_t>(c * sizes_.harmonic_stride)] += adjoint * weights[c];
+      }
     }
   }
 
@@ -224,16 +327,18 @@ class AtomLoop {
 
   /// From dA to the gradients of the edges, and to the adjoints of the neighbours' features.
   void add_gradient_of_A() {
+    if (!p_.normaliser.empty()) take_normaliser_gradient();
     if (pass_.layer == 0) {
       int64_t first[2];
       const int64_t matrix = species_ * (p_.l_max + 1) * static_cast<int64_t>(row_) * p_.input_row;
       mix_input_gradient_atom(sizes_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
+      if (!p_.normaliser.empty()) add_normaliser_gradients();
       density_gradient<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.dphi.data(), work_.gradients.data());
-    } else if (layer_.mixing.empty()) {
-      messages_.gradient(work_.dA.data());
+    } else if (layer_.message->mixing.empty()) {
+      messages_->gradient(work_.dA.data());
     } else {
-      multiply_degrees_transposed<T, false>(layer_.mixing, 0, p_.l_max, work_.dA.data(), row_, work_.dmessage.data(), row_);
-      messages_.gradient(work_.dmessage.data());
+      mix_message_gradients(work_.dmessage.data());
+      messages_->gradient(work_.dmessage.data());
     }
   }
 };

@@ -62,7 +62,7 @@ template <class V, bool with_geometry, bool with_weights>
 void gradient_of_atoms(const MessageShape<Element<V>>& shape, const MessageInputs<Element<V>>& inputs, const Element<V>* G,
                        Range atoms, const MessageOutputs<Element<V>>& outputs) {
   using T = Element<V>;
-  const int64_t size = static_cast<int64_t>(shape.n_harmonics) * shape.row;
+  const int64_t size = static_cast<int64_t>(shape.n_outputs) * shape.row;
   MessagePack<V> pack_of_edges(shape, inputs);
   MessageGradients<T> gradients;
   gradients.weights = outputs.weights;
@@ -108,7 +108,7 @@ void gradient_of_wanted(const MessageShape<Element<V>>& shape, const MessageInpu
 
 template <class T>
 void message(const MessageShape<T>& shape, const MessageInputs<T>& inputs, Range atoms, T* out) {
-  const int64_t size = static_cast<int64_t>(shape.n_harmonics) * shape.row;
+  const int64_t size = static_cast<int64_t>(shape.n_outputs) * shape.row;
   MessagePack<Pack<T>> pack_of_edges(shape, inputs);
   for (int64_t i = atoms.begin; i < atoms.end; ++i) {
     fill_zero(out + i * size, size);

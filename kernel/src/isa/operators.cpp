@@ -117,12 +117,13 @@ void harmonics_gradient(const HarmonicConstants<T>& table, const T* vectors, con
 }
 
 template <class T>
-void radial(const RadialBasis<T>& basis, const T* distances, Range range, T* value, T* first, T* second) {
+void radial(const RadialBasis<T>& basis, const T* distances, const int64_t* tables, Range range, T* value, T* first,
+            T* second) {
   using V = Dual<Pack<T>>;
   for_each_pack<T>(range.begin, range.end, [&](const Lanes<T>& pack) {
     V r{broadcast<T>(basis.cutoff), broadcast<T>(1)}, R[max_radial], dR[max_radial];
     for (int lane = 0; lane < pack.count; ++lane) r.value[lane] = distances[pack.edge[lane]];
-    radial_functions(basis, r, R, dR);
+    radial_functions(basis, r, TablesOfPack<T>(tables, pack), R, dR);
     for (int lane = 0; lane < pack.count; ++lane) {
       for (int q = 0; q < basis.n_radial; ++q) {
         const int64_t at = pack.edge[lane] * basis.n_radial + q;
@@ -145,7 +146,7 @@ void repulsion_of_pairs(const Repulsion& options, const T* distances, const T* s
       k.value[lane] = strength[pack.edge[lane]];
       inverse.value[lane] = inverse_screening[pack.edge[lane]];
     }
-    repulsion(r, k, inverse, options, energy, slope);
+    repulsion(r, k, inverse, constant<V>(T(options.outer)), options, energy, slope);
     for (int lane = 0; lane < pack.count; ++lane) {
       value[pack.edge[lane]] = energy.value[lane];
       first[pack.edge[lane]] = slope.value[lane];
