@@ -174,6 +174,8 @@ class MaceNetwork:
         n_species = len(self.species)
         for name in ("strength", "inverse_screening", "outer"):
             _check(f"repulsion.{name}", getattr(repulsion, name), (n_species, n_species))
+        if not (repulsion.outer > 0.0).all():
+            raise ValueError("MaceNetwork: repulsion.outer must be positive")
         if repulsion.power < 1 or {len(repulsion.amplitudes), len(repulsion.decays)} != {N_EXPONENTIALS}:
             raise ValueError(
                 f"MaceNetwork: repulsion needs a power of at least 1 and {N_EXPONENTIALS} amplitudes and decays, got "
