@@ -20,12 +20,12 @@ AMPLITUDES, DECAYS = [0.2, 0.5, 0.3, 0.03], [3.2, 0.94, 0.4, 0.2]
 
 
 def smooth_tables(random: np.random.Generator, shape: Sequence[int]) -> Array:
-    """Tables [n_tables, n_intervals, Q, degree+1] of positive polynomials (1-x)^3 (1 + ..), exact in all pieces."""
+    """Tables [n_tables, n_intervals, Q, degree+1] of positive polynomials 20 (1-x)^3 (1 + ..), exact in all pieces."""
     n_tables, n_intervals, n_radial, n_coefficients = shape
     tables = np.zeros(shape)
     for table, q in np.ndindex(n_tables, n_radial):
         factor = np.polynomial.Polynomial([1.0, *random.uniform(-0.4, 0.4, n_coefficients - 4)])
-        function = np.polynomial.Polynomial([1.0, -1.0]) ** 3 * factor
+        function = 20.0 * np.polynomial.Polynomial([1.0, -1.0]) ** 3 * factor
         for k in range(n_intervals):
             piece = function(np.polynomial.Polynomial([k, 1.0]) / n_intervals).coef
             tables[table, k, q, : len(piece)] = piece
@@ -80,8 +80,8 @@ def random_network(
         shift=shift,
         scale=scale,
         radial_tables=[smooth_tables(random, shape) for shape in tables],
-        mixing=2.0 * normal(S, L, S * tables[0][2], K),
-        normaliser=random.uniform(0.0, 0.3, (n_layers, S, S * tables[0][2])) if normaliser else None,
+        mixing=normal(S, L, S * tables[0][2], K),
+        normaliser=random.uniform(0.0, 0.05, (n_layers, S, S * tables[0][2])) if normaliser else None,
         products=[
             0.7 * normal(S, len(tensor_basis(l_max, order, degree).paths), K)
             for order, degree in zip(nu, degrees, strict=True)
@@ -98,7 +98,7 @@ def random_network(
         layer_readouts=normal(n_layers - 1, K) if n_layers > 1 else np.zeros((0, K)),
         readout_linear=normal(K) if linear else np.zeros(K),
         readout_layers=layers,
-        repulsion=Repulsion(5, AMPLITUDES, DECAYS, 3.0 * symmetric[0], symmetric[1], symmetric[2] / 3.5)
+        repulsion=Repulsion(5, AMPLITUDES, DECAYS, symmetric[0], symmetric[1] / 5.0, 2.4 + symmetric[2] / 10.0)
         if repulsion
         else None,
     )
