@@ -99,7 +99,8 @@ class MaceModel(ExactBuffers, MaceOperators):
         )
         if not 0 <= message_l <= min(2, l_max):
             raise ValueError(f"model: message_l must be in 0..2 and at most l_max = {l_max}, got {message_l}")
-        self.n_layers, self.message_l, self.orders, self.linear_readout = len(nu), message_l, list(nu), linear_readout
+        self.n_layers, self.message_l, self.linear_readout = len(nu), message_l, linear_readout
+        self.orders = [int(order) for order in nu]
         self.has_constant, self.has_normaliser, self.has_zbl = constant, normaliser, zbl is not None
         generator = torch.Generator().manual_seed(seed)
         self.mixing_weights = normal_parameter((self.n_species, *self.density_scale.shape, channels), generator)
@@ -129,9 +130,8 @@ class MaceModel(ExactBuffers, MaceOperators):
             self.constant("layer_readouts", np.zeros((0, channels)))
         self.readout = Readout(channels, readout, generator, linear_readout)
         self.nuclei = PairRepulsion(self.n_species, self.cutoff, zbl)
-        self.constant(
-            "radial_table", np.zeros(tables[0]), persistent=True
-        )  # instead of the cubic one of the base class
+        # instead of the base class's table of cubic pieces, which is no part of a checkpoint
+        self.constant("radial_table", np.zeros(tables[0]), persistent=True)
         rows = self.n_layers if normaliser else 0
         self.constant("normaliser", np.zeros((rows, self.n_species, self.density_scale.size(1))), persistent=True)
 
