@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 RADIAL_BASES = ("bessel", "chebyshev", "gaussian", "spline")
+MAXIMUM_DEGREE = 7  # of the polynomials of basis "spline"
 
 COULOMB_CONSTANT = 14.399645  # e^2 / (4 pi epsilon_0), eV Å
 ZBL_LENGTH = 0.46850  # Å; Ziegler, Biersack, Littmark (1985)
@@ -83,19 +84,22 @@ def envelope(x: Tensor) -> Tensor:
     return torch.where(x < 1.0, 1.0 - 28.0 * x**6 + 48.0 * x**7 - 21.0 * x**8, torch.zeros_like(x))
 
 
-def radial_basis(distances: Tensor, basis: str, n_radial: int, cutoff: float, table: Tensor) -> Tensor:
+def radial_basis(
+    distances: Tensor, basis: str, n_radial: int, cutoff: float, table: Tensor, tables: Tensor | None = None
+) -> Tensor:
     """Radial functions that vanish smoothly at the cutoff.
 
     With x = r/cutoff. "bessel": sqrt(2/cutoff) sin(n pi x)/r, n = 1.. (arXiv:2003.03123); "chebyshev":
     T_q(1 - 2 (1-x)^2); "gaussian": n_radial evenly spaced Gaussians of width cutoff/n_radial; all times
-    `envelope`. "spline": cubic pieces from `table`.
+    `envelope`. "spline": piecewise polynomials of degree 1..7 from `table`.
 
-    distances: [E] Å, positive.  table: [n_intervals, n_radial, 4] for "spline", otherwise empty.
+    distances: [E] Å, positive.  table: [n_intervals, n_radial, degree+1] or [n_tables, n_intervals, n_radial, degree+1]
+    for "spline", otherwise empty.  tables: [E] int64, the table of each edge, where there are several.
     Returns [E, n_radial].  Raises ValueError for an unknown basis or a table of the wrong shape.
     """
     x = distances / cutoff
     if basis == "spline":
-        return _cubic_spline(x, n_radial, table)
+        return _piecewise_polynomials(x, n_radial, table, tables)
     inside = x.clamp(max=1.0)  # keeps the high powers finite far outside
     if basis == "bessel":
         orders = torch.arange(1, n_radial + 1, dtype=x.dtype, device=x.device)
@@ -111,14 +115,20 @@ def radial_basis(distances: Tensor, basis: str, n_radial: int, cutoff: float, ta
 
 
 def radial_basis_gradient(
-    gradient: Tensor, distances: Tensor, basis: str, n_radial: int, cutoff: float, table: Tensor
+    gradient: Tensor,
+    distances: Tensor,
+    basis: str,
+    n_radial: int,
+    cutoff: float,
+    table: Tensor,
+    tables: Tensor | None = None,
 ) -> Tensor:
     """Vector-Jacobian product [E] of `radial_basis` with `gradient` [E, n_radial].
 
     Differentiable in `gradient` (linearly) and in `distances`.
     """
     return _vector_jacobian_product(
-        lambda moved: radial_basis(moved, basis, n_radial, cutoff, table), distances, gradient
+        lambda moved: radial_basis(moved, basis, n_radial, cutoff, table, tables), distances, gradient
     )
 
 
@@ -130,17 +140,26 @@ def _chebyshev(y: Tensor, n_radial: int) -> Tensor:
     return torch.stack(polynomials[:n_radial], dim=1)
 
 
-def _cubic_spline(x: Tensor, n_radial: int, table: Tensor) -> Tensor:
-    """Cubic pieces c0 + c1 t + c2 t^2 + c3 t^3 on equal intervals of 0 <= x < 1, zero beyond."""
-    if table.dim() != 3 or table.shape[0] == 0 or table.shape[1:] != (n_radial, 4):
+def _piecewise_polynomials(x: Tensor, n_radial: int, table: Tensor, tables: Tensor | None) -> Tensor:
+    """Polynomials c0 + c1 t + .. + cd t^d on equal intervals of 0 <= x < 1, 0 <= t < 1 in each; zero beyond."""
+    pieces = table.unsqueeze(0) if table.dim() == 3 else table
+    fits = pieces.dim() == 4 and pieces.shape[2] == n_radial and 2 <= pieces.shape[3] <= MAXIMUM_DEGREE + 1
+    if not fits or 0 in pieces.shape:
         raise ValueError(
-            f"radial_basis: basis 'spline' needs a table [n_intervals, {n_radial}, 4], got {list(table.shape)}"
+            f"radial_basis: basis 'spline' needs a table [n_intervals, {n_radial}, degree+1], or several as [n_tables, "
+            f"n_intervals, {n_radial}, degree+1], with a degree of 1..{MAXIMUM_DEGREE}, got {list(table.shape)}"
         )
-    scaled = x * table.shape[0]
-    interval = scaled.detach().floor().clamp(0, table.shape[0] - 1)
+    if tables is None and len(pieces) > 1:
+        raise ValueError(f"radial_basis: {len(pieces)} tables need `tables`, the table of each edge")
+    n_intervals = pieces.shape[1]
+    scaled = x * n_intervals
+    interval = scaled.detach().floor().clamp(0, n_intervals - 1)
     fraction = (scaled - interval)[:, None]
-    c0, c1, c2, c3 = table[interval.long()].unbind(2)
-    values = c0 + fraction * (c1 + fraction * (c2 + fraction * c3))
+    which = torch.zeros_like(interval, dtype=torch.int64) if tables is None else tables
+    coefficients = pieces[which, interval.long()].unbind(2)
+    values = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        values = coefficient + fraction * values
     return torch.where(x[:, None] < 1.0, values, torch.zeros_like(values))
 
 
@@ -155,16 +174,17 @@ def density(
     n_radial: int,
     cutoff: float,
     table: Tensor,
+    tables: Tensor | None = None,
 ) -> Tensor:
     """Neighbour density of each atom in radial functions and harmonics, one set per neighbour species.
 
     D[i, a*n_radial + q, lm] = sum over neighbors j of species a of R_q(r_ij) Y_lm(r_ij/|r_ij|)
     (Drautz, 10.1103/PhysRevB.99.014104, equation 8).
 
-    vectors: [E, 3] Å; centers, neighbor_species: [E] int64.
+    vectors: [E, 3] Å; centers, neighbor_species: [E] int64; table and tables as in `radial_basis`.
     Returns [n_atoms, n_species*n_radial, (l_max+1)^2].
     """
-    radial = radial_basis(vectors.norm(dim=1), basis, n_radial, cutoff, table)
+    radial = radial_basis(vectors.norm(dim=1), basis, n_radial, cutoff, table, tables)
     harmonics = spherical_harmonics(vectors, l_max)
     products = radial[:, :, None] * harmonics[:, None, :]  # [E, n_radial, LM]
     result = products.new_zeros((n_atoms * n_species, n_radial, products.shape[2]))
@@ -183,13 +203,14 @@ def density_gradient(
     n_radial: int,
     cutoff: float,
     table: Tensor,
+    tables: Tensor | None = None,
 ) -> Tensor:
     """Vector-Jacobian product of `density` with respect to the edge vectors.
 
     gradient: [N, n_species*n_radial, (l_max+1)^2], the derivative of a scalar by the density; the rest as in
     `density`.  Returns [E, 3], differentiable in `gradient` (linearly) and in `vectors`.
     """
-    sizes = (gradient.shape[0], n_species, l_max, basis, n_radial, cutoff, table)
+    sizes = (gradient.shape[0], n_species, l_max, basis, n_radial, cutoff, table, tables)
     return _vector_jacobian_product(lambda moved: density(moved, centers, neighbor_species, *sizes), vectors, gradient)
 
 
@@ -221,23 +242,26 @@ def message(
     n_atoms: int,
     terms: Tensor,
     couplings: Tensor,
+    n_outputs: int | None = None,
 ) -> Tensor:
     """Messages to each atom from the features h of its neighbors, in harmonics coupled to the components of h.
 
-    M[i, lm, k] = sum over edges e of i and terms t = (p, lm, y, x) of
+    M[i, o, k] = sum over edges e of i and terms t = (p, o, y, x) of
         couplings[t] (sum_q radial[e, q] weights[p, q, k]) angular[e, y] h[neighbor of e, x, k]
 
     radial: [E, Q] radial functions of the distances; angular: [E, LM] harmonics of the directions; h: [N, HM, K] with
     N >= n_atoms (ghosts last); weights: [P, Q, K]; centers (sorted), neighbors: [E] int64; terms: [n_terms, 4] int32 of
     path, output component, harmonic and component of h, sorted by path, component of h and output component;
-    couplings: [n_terms].  Multilinear in radial, angular, h and weights.  Returns [n_atoms, LM, K].
+    couplings: [n_terms]; n_outputs: length of the axis o, by default LM, o being the component lm of the message.
+    Multilinear in radial, angular, h and weights.  Returns [n_atoms, n_outputs, K].
     """
     path, out, harmonic, component = terms.long().unbind(1)
     channels = torch.einsum("eq,pqk->epk", radial, weights)  # [E, P, K]
     numbers = couplings.to(angular.dtype) * angular[:, harmonic]  # [E, n_terms]
     products = numbers[:, :, None] * channels[:, path] * h[neighbors][:, component]  # [E, n_terms, K]
-    by_edge = products.new_zeros((len(centers), angular.shape[1], h.shape[2])).index_add(1, out, products)
-    return products.new_zeros((n_atoms, angular.shape[1], h.shape[2])).index_add(0, centers, by_edge)
+    n_rows = angular.shape[1] if n_outputs is None else n_outputs
+    by_edge = products.new_zeros((len(centers), n_rows, h.shape[2])).index_add(1, out, products)
+    return products.new_zeros((n_atoms, n_rows, h.shape[2])).index_add(0, centers, by_edge)
 
 
 def symmetric_product(A: Tensor, coefficients: Tensor, species: Tensor, tree: Tensor, roots: Tensor) -> Tensor:

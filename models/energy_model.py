@@ -162,12 +162,18 @@ class EnergyModel(torch.nn.Module):
 
     def repulsion(self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """Core repulsion per atom [N] and its edge gradients [E, 3]; without parameters, so both detached."""
-        numbers = self.numbers[species]
         leaf = vectors.detach().requires_grad_(True)
-        energies = self.zbl(leaf, centers, numbers[centers], numbers[neighbors], species.size(0))
+        energies = self.core_repulsion(leaf, centers, neighbors, species, species.size(0))
         gradients = torch.autograd.grad([energies.sum()], [leaf])[0]
         assert gradients is not None  # for the type checker of TorchScript
         return energies.detach(), gradients
+
+    def core_repulsion(
+        self, vectors: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor, n_atoms: int
+    ) -> Tensor:
+        """Core repulsion [n_atoms] in eV, differentiable by the vectors."""
+        numbers = self.numbers[species]
+        return self.zbl(vectors, centers, numbers[centers], numbers[neighbors], n_atoms)
 
     def mixing(self) -> Tensor:
         """Weights of `mix` with their fixed scales: [S, l_max+1, C, K]."""

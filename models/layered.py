@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tesseral.models.energy_model import EnergyModel, as_arrays
 from tesseral.models.layers import Layer, MessageLayer, by_degree, layer_arrays
+from tesseral.models.message_model import MessageModel
 from tesseral.models.normalisation import initialise_layers
 from tesseral.models.readout import SMALL, Readout, normal_parameter
 
 MAXIMUM_LAYERS = 3
 
 
-class LayeredModel(EnergyModel):
+class LayeredModel(MessageModel):
     """Several layers: an atom sees its neighbours' environments through their features h.
 
     A^0_i = mix(density_i)                                      [N, LM, K], as in the local model
@@ -126,8 +125,7 @@ class LayeredModel(EnergyModel):
             h = self.next_features(index, R, Y, h, centers, neighbors, own)
         energies = self.layer_energies(index, h)
         if index == 0 and self.has_zbl:
-            numbers = self.numbers[species]
-            energies = energies + self.zbl(edges, centers, numbers[centers], numbers[neighbors], n_centers)
+            energies = energies + self.core_repulsion(edges, centers, neighbors, species, n_centers)
         return h, energies
 
     def first_features(self, D: Tensor, species: Tensor) -> Tensor:
@@ -155,12 +153,6 @@ class LayeredModel(EnergyModel):
                 result = by_degree(B, layer.update_matrices()) + residual
         return result
 
-    def layer_energies(self, index: int, h: Tensor) -> Tensor:
-        """The part of one layer in the learned energies [N] in eV; h: [N, HM, K] or of the last layer [N, 1, F]."""
-        if index < self.n_layers - 1:
-            return self.scale * (h[:, 0] @ (self.layer_readouts[index] / math.sqrt(self.channels)))
-        return self.scale * self.readout(h[:, 0])
-
     # The operators with the sizes of this model. ReferenceLayeredModel replaces these.
 
     def radial_basis_of(self, distances: Tensor) -> Tensor:
@@ -174,29 +166,6 @@ class LayeredModel(EnergyModel):
         return torch.ops.tesseral.radial_basis_gradient(
             gradient, distances, self.radial_basis, self.n_radial, self.cutoff, self.radial_table
         )
-
-    def harmonics(self, vectors: Tensor) -> Tensor:
-        """Spherical harmonics [E, LM] of edge vectors [E, 3]."""
-        return torch.ops.tesseral.spherical_harmonics(vectors, self.l_max)
-
-    def harmonics_gradient(self, gradient: Tensor, vectors: Tensor) -> Tensor:
-        """Vector-Jacobian product [E, 3] of `harmonics` with `gradient` [E, LM]."""
-        return torch.ops.tesseral.spherical_harmonics_gradient(gradient, vectors, self.l_max)
-
-    def message(
-        self,
-        radial: Tensor,
-        angular: Tensor,
-        h: Tensor,
-        weights: Tensor,
-        centers: Tensor,
-        neighbors: Tensor,
-        n_atoms: int,
-        terms: Tensor,
-        couplings: Tensor,
-    ) -> Tensor:
-        """Messages [n_atoms, LM, K]."""
-        return torch.ops.tesseral.message(radial, angular, h, weights, centers, neighbors, n_atoms, terms, couplings)
 
     # Set-up and export, in Python only.
 
@@ -215,7 +184,5 @@ class LayeredModel(EnergyModel):
 
     @torch.no_grad()
     def native_parameters(self) -> dict[str, NDArray[Any]]:
-        """See the base class; layer{t}_* of `tesseral.models.layers` and layer{t}_readout [K], t < n_layers - 1."""
-        readouts = self.layer_readouts.double() / math.sqrt(self.channels)
-        named = {f"layer{index}_readout": weights for index, weights in enumerate(readouts)}
-        return {**super().native_parameters(), **layer_arrays(self.all_layers()), **as_arrays(named)}
+        """See the base class; also layer{t}_* of `tesseral.models.layers`."""
+        return {**super().native_parameters(), **layer_arrays(self.all_layers())}

@@ -52,3 +52,19 @@ def message_table(l_max: int, message_l: int) -> MessageTable:
     terms.setflags(write=False)
     couplings.setflags(write=False)
     return MessageTable(tuple(paths), terms, couplings)
+
+
+@cache
+def terms_by_path(l_max: int, message_l: int) -> NDArray[np.int32]:
+    """The terms of `message_table` with the components of each path kept apart.
+
+    Component m of path p = (l1, L, l) is the output sum_{p' < p} (2 l' + 1) + l + m, instead of l*l + l + m.
+    Raises ValueError as `message_table`.  Returns a read-only int32 array [n_terms, 4].
+    """
+    table = message_table(l_max, message_l)
+    terms, start = table.terms.copy(), 0
+    for path, (_, _, degree) in enumerate(table.paths):
+        terms[terms[:, 0] == path, 1] += start - degree**2
+        start += 2 * degree + 1
+    terms.setflags(write=False)
+    return terms

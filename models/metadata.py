@@ -58,8 +58,13 @@ def model_metadata(
             "config": portable_config(config),
         },
         "valid_range": valid_range(data, model.cutoff),
-        "packages": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "packages": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what wrote a file."""
+    return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def portable_config(config: Config) -> dict[str, Any]:

@@ -44,12 +44,16 @@ class Readout(torch.nn.Module):
         features: length of h.
         widths: hidden widths of the MLP; empty for the linear part only.
         generator: of the initial parameters.
+        linear: whether the linear part is there; without it `linear` is zero and fixed.
     """
 
-    def __init__(self, features: int, widths: Sequence[int], generator: torch.Generator) -> None:
+    def __init__(self, features: int, widths: Sequence[int], generator: torch.Generator, linear: bool = True) -> None:
         super().__init__()
         self.features = features
-        self.linear = normal_parameter((features,), generator)
+        if linear:
+            self.linear = normal_parameter((features,), generator)
+        else:
+            self.register_buffer("linear", torch.zeros(features, dtype=torch.float64), persistent=False)
         self.layers = torch.nn.ModuleList()
         sizes = [features, *widths, 1] if widths else []
         for index in range(len(sizes) - 1):

@@ -12,6 +12,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import sph_harm_y
 
 from tesseral.kernel import reference
+from tesseral.models.message_coupling import message_table
 
 EMPTY = torch.zeros(0, dtype=torch.float64)
 N_ATOMS, N_SPECIES, N_RADIAL, CUTOFF = 5, 2, 3, 4.0
@@ -140,8 +141,73 @@ def test_unknown_basis_is_refused() -> None:
 
 
 def test_spline_without_table_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs a table \[n_intervals, 2, 4\], got \[0\]"):
+    with pytest.raises(ValueError, match=r"needs a table \[n_intervals, 2, degree\+1\], .*got \[0\]"):
         reference.radial_basis(torch.ones(1), "spline", 2, 3.0, EMPTY)
+    for shape in [(4, 3, 4), (4, 2, 1), (4, 2, 9), (0, 2, 4)]:
+        with pytest.raises(ValueError, match=r"with a degree of 1\.\.7, got"):
+            reference.radial_basis(torch.ones(1), "spline", 2, 3.0, torch.zeros(shape))
+    with pytest.raises(ValueError, match="3 tables need `tables`, the table of each edge"):
+        reference.radial_basis(torch.ones(1), "spline", 2, 3.0, torch.zeros(3, 4, 2, 4))
+
+
+@pytest.mark.parametrize("degree", [1, 3, 5, 7])
+def test_each_edge_reads_its_own_table_of_polynomials_of_any_degree(degree: int, generator: torch.Generator) -> None:
+    pieces = torch.randn(3, 4, 2, degree + 1, generator=generator, dtype=torch.float64)
+    tables = torch.tensor([2, 0, 1, 1, 2])
+    distances = torch.tensor([0.01, 0.3, 0.55, 0.99, 1.0], dtype=torch.float64) * CUTOFF
+    values = reference.radial_basis(distances, "spline", 2, CUTOFF, pieces, tables)
+    slopes = [
+        reference.radial_basis_gradient(torch.eye(2, dtype=torch.float64)[[q] * 5], *rest)
+        for q in range(2)
+        for rest in [(distances, "spline", 2, CUTOFF, pieces, tables)]
+    ]
+    for edge, (x, interval) in enumerate([(0.01, 0), (0.3, 1), (0.55, 2), (0.99, 3)]):
+        for q in range(2):
+            piece = np.polynomial.Polynomial(pieces[tables[edge], interval, q].numpy())
+            assert float(values[edge, q]) == pytest.approx(piece(4 * x - interval), rel=1e-12)
+            assert float(slopes[q][edge]) == pytest.approx(piece.deriv()(4 * x - interval) * 4 / CUTOFF, rel=1e-12)
+    assert (values[4] == 0.0).all()
+
+
+def test_density_reads_the_table_of_each_edge(generator: torch.Generator) -> None:
+    vectors, centers, species = random_graph(generator)
+    pieces = torch.randn(2, 4, N_RADIAL, 6, generator=generator, dtype=torch.float64)
+    tables = torch.tensor([0, 1, 0, 0, 1, 1, 0])
+    sizes = (N_ATOMS, N_SPECIES, 2, "spline", N_RADIAL, CUTOFF)
+    result = reference.density(vectors, centers, species, *sizes, pieces, tables)
+    expected = torch.zeros_like(result)
+    for table in range(2):
+        edges = tables == table
+        expected += reference.density(vectors[edges], centers[edges], species[edges], *sizes, pieces[table])
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    gradient = torch.randn(result.shape, generator=generator, dtype=torch.float64)
+    every = reference.density_gradient(gradient, vectors, centers, species, *sizes[1:], pieces, tables)
+    for table in range(2):
+        edges = tables == table
+        some = (vectors[edges], centers[edges], species[edges], *sizes[1:], pieces[table])
+        torch.testing.assert_close(every[edges], reference.density_gradient(gradient, *some), rtol=1e-12, atol=1e-12)
+
+
+def test_messages_have_as_many_outputs_as_asked(generator: torch.Generator) -> None:
+    """Components of each path kept apart, whose sums are the messages by component."""
+    n_edges, K, table = 7, 3, message_table(2, 1)
+    radial, angular, h, weights = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in [(n_edges, 4), (n_edges, 9), (5, 4, K), (len(table.paths), 4, K)]
+    )
+    centers, neighbors = torch.tensor([0, 0, 0, 1, 2, 2, 3]), torch.tensor([1, 2, 4, 0, 3, 3, 0])
+    rest = (radial, angular, h, weights, centers, neighbors, N_ATOMS)
+    terms, couplings = torch.tensor(table.terms), torch.tensor(table.couplings)
+    apart = terms.clone()
+    widths = [2 * degree + 1 for _, _, degree in table.paths]
+    for path, (_, _, degree) in enumerate(table.paths):
+        apart[terms[:, 0] == path, 1] += sum(widths[:path]) - degree**2
+    separate = reference.message(*rest, apart, couplings, sum(widths))
+    assert separate.shape == (N_ATOMS, sum(widths), K)
+    expected = torch.zeros(N_ATOMS, 9, K, dtype=torch.float64)
+    for block, (_, _, degree) in zip(separate.split(widths, dim=1), table.paths, strict=True):
+        expected[:, degree**2 : (degree + 1) ** 2] += block
+    torch.testing.assert_close(reference.message(*rest, terms, couplings), expected, rtol=1e-12, atol=1e-12)
 
 
 def random_graph(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import typer.main
 
 from tesseral import __version__
 
-#: command -> (module, function in it, one line for `tesseral --help`)
+#: command -> (module, function or group of commands in it, one line for `tesseral --help`)
 COMMANDS = {
     "demo": (
         "tesseral.cli.demo",
@@ -19,6 +19,7 @@ COMMANDS = {
         "Molecular dynamics of silicon with a shipped model, in every engine.",
     ),
     "train": ("tesseral.cli.train", "train", "Train a model as a YAML file describes."),
+    "import": ("tesseral.cli.import_mace", "app", "Model files from models of other programs: import mace."),
     "eval": ("tesseral.cli.evaluate", "evaluate", "Errors of a model on labelled structures."),
     "info": ("tesseral.cli.info", "info", "What a model file says about itself."),
     "models": ("tesseral.cli.models", "models", "The models that come with the package."),
@@ -78,9 +79,12 @@ def explain(error: BaseException) -> str:
 
 
 def _load(name: str) -> Any:
-    module, function, summary = COMMANDS[name]
+    module, attribute, summary = COMMANDS[name]
+    command = getattr(importlib.import_module(module), attribute)
+    if isinstance(command, typer.Typer):
+        return typer.main.get_command(command)
     single = typer.Typer(add_completion=False)
-    single.command(name, short_help=summary)(getattr(importlib.import_module(module), function))
+    single.command(name, short_help=summary)(command)
     return typer.main.get_command(single)
 
 
