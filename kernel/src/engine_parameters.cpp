@@ -39,8 +39,74 @@ void read_spline(const ModelFile& file, const std::string& name, LayerRadial<T>&
   if (radial.n_tables != 1 && radial.n_tables != n_species * n_species) {
     throw std::runtime_error(name + " must have one table, or one for each pair of species");
   }
-  out.tables.assign(table.values.begin(), table.values.end());
+  const std::vector<T> values =
+      spline_table<T>(table.values.data(), int64_t{radial.n_tables} * radial.n_intervals, radial.n_radial, radial.n_powers);
+  out.tables.assign(values.begin(), values.end());
   radial.table = out.tables.data();
+  radial.table_row = padded_table_row(radial.n_radial);
+}
+
+/// An array [n_blocks, n, inner] with the first `kept` of n.
+std::vector<double> first_of_blocks(const std::vector<double>& values, std::size_t n, std::size_t inner, std::size_t kept) {
+  std::vector<double> out;
+  for (auto at = values.begin(); at != values.end(); at += static_cast<std::ptrdiff_t>(n * inner)) {
+    out.insert(out.end(), at, at + static_cast<std::ptrdiff_t>(kept * inner));
+  }
+  return out;
+}
+
+/// Largest magnitude by function of an array [n_blocks, n, inner].
+std::vector<double> largest_of_functions(const std::vector<double>& values, std::size_t n, std::size_t inner) {
+  std::vector<double> out(n, 0.0);
+  for (std::size_t k = 0; k < values.size(); ++k) {
+    const std::size_t q = k / inner % n;
+    out[q] = std::max(out[q], std::abs(values[k]));
+  }
+  return out;
+}
+
+/// Number of functions of a spline density, largest first, that are more than rounding errors of float32 in what follows.
+int functions_for_float32(const ModelFile& file, int n_radial) {
+  const auto Q = static_cast<std::size_t>(n_radial);
+  const Array& table = file.parameters.at("radial_table");
+  const auto n_powers = static_cast<std::size_t>(table.shape.back());
+  const std::vector<double> values = first_of_blocks(table.values, n_powers, 1, 1);  // at the pieces' ends
+  const std::vector<double> sizes = largest_of_functions(values, Q, 1);
+  std::size_t kept = 1;
+  for (const char* name : {"mixing", "normaliser"}) {
+    const auto found = file.parameters.find(name);
+    if (found == file.parameters.end()) continue;
+    const auto inner = static_cast<std::size_t>(name == std::string("mixing") ? found->second.shape.back() : 1);
+    std::vector<double> parts = largest_of_functions(found->second.values, Q, inner);
+    for (std::size_t q = 0; q < Q; ++q) parts[q] *= sizes[q];
+    const double negligible = 1e-7 * *std::max_element(parts.begin(), parts.end());
+    double rest = 0;
+    std::size_t n = Q;
+    while (n > kept && (rest += parts[n - 1]) <= negligible) --n;
+    kept = std::max(kept, n);
+  }
+  return static_cast<int>(kept);
+}
+
+/// The file without the functions of its density that float32 does not see.
+ModelFile narrowed(const ModelFile& file) {
+  ModelFile out = file;
+  Array& table = out.parameters.at("radial_table");
+  const std::size_t at = table.shape.size() - 2;
+  const auto Q = static_cast<std::size_t>(table.shape[at]);
+  const auto kept = static_cast<std::size_t>(functions_for_float32(file, static_cast<int>(Q)));
+  table.values = first_of_blocks(table.values, Q, static_cast<std::size_t>(table.shape.back()), kept);
+  table.shape[at] = static_cast<int64_t>(kept);
+  for (const char* name : {"mixing", "normaliser"}) {
+    const auto found = out.parameters.find(name);
+    if (found == out.parameters.end()) continue;
+    Array& array = found->second;
+    const std::size_t axis = name == std::string("mixing") ? 2 : array.shape.size() - 1;
+    const auto inner = static_cast<std::size_t>(axis + 1 < array.shape.size() ? array.shape.back() : 1);
+    array.shape[axis] = array.shape[axis] / static_cast<int64_t>(Q) * static_cast<int64_t>(kept);
+    array.values = first_of_blocks(array.values, Q, inner, kept);
+  }
+  return out;
 }
 
 /// Rows of `length` numbers copied to rows of `row` numbers, the rest zero.
@@ -325,7 +391,6 @@ EngineParameters<T> read(const ModelFile& file) {
 
   EngineParameters<T> p;
   p.l_max = l_max;
-  p.n_inputs = n_species * n_radial;
   p.density.n_species = n_species;
   p.density.harmonics = HarmonicConstants<T>(l_max);
   p.density.radial.kind = radial_kind(architecture.at("radial_basis").text());
@@ -340,6 +405,7 @@ EngineParameters<T> read(const ModelFile& file) {
     read_spline(file, "radial_table", p.radial, n_species);
     p.density.radial = p.radial.basis;
   }
+  p.n_inputs = n_species * p.density.radial.n_radial;
   const Array& mixing = file.parameter("mixing", {n_species, l_max + 1, p.n_inputs, -1});
   p.n_channels = static_cast<int>(mixing.shape[3]);
   p.channel_row = padded_row(p.n_channels);
@@ -382,7 +448,8 @@ EngineParameters<T> read(const ModelFile& file) {
 template <class T>
 EngineParameters<T> read_engine_parameters(const ModelFile& file) {
   try {
-    return read<T>(file);
+    const bool spline = file.parameters.count("radial_table") > 0;
+    return sizeof(T) == sizeof(float) && spline ? read<T>(narrowed(file)) : read<T>(file);
   } catch (const std::runtime_error& error) {
     const std::string what = error.what();
     throw std::runtime_error(what.rfind(file.path, 0) == 0 ? what : file.path + ": " + what);
@@ -402,7 +469,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   tables.resize(edges);
   offsets.resize(edges);
   phi.resize(static_cast<std::size_t>(p.n_inputs) * harmonic_row);
-  dphi.resize(phi.size());
+  dphi.resize(n_harmonics * static_cast<std::size_t>(p.input_row));
   A.resize(n_harmonics * channel_row);
   dA.resize(A.size());
   const auto padded_edges = static_cast<std::size_t>(padded_row(static_cast<int>(edges)));

@@ -18,8 +18,9 @@ struct RadialArguments {
   Tensor table;
   std::optional<Tensor> tables;  // [E] of a spline: which table
 
+  /// `spline` keeps the table of a spline and must outlive the result.
   template <class T>
-  RadialBasis<T> resolve() const {
+  RadialBasis<T> resolve(std::vector<T>& spline) const {
     RadialBasis<T> radial;
     check(cutoff > 0, "cutoff = " + std::to_string(cutoff) + " must be positive (Å)");
     check(n_radial >= 1 && n_radial <= max_radial,
@@ -41,10 +42,13 @@ struct RadialArguments {
                 table.scalar_type() == torch::CppTypeToScalarType<T>(),
             "table: expected a contiguous, non-empty array of the vectors' dtype with at most " +
                 std::to_string(max_spline_powers) + " coefficients of each polynomial");
-      radial.table = table.const_data_ptr<T>();
       radial.n_tables = many ? static_cast<int>(table.size(0)) : 1;
       radial.n_intervals = static_cast<int>(table.size(many ? 1 : 0));
       radial.n_powers = static_cast<int>(table.size(-1));
+      spline = spline_table<T>(table.const_data_ptr<T>(), int64_t{radial.n_tables} * radial.n_intervals, radial.n_radial,
+                               radial.n_powers);
+      radial.table = spline.data();
+      radial.table_row = padded_table_row(radial.n_radial);
     } else {
       check(false, "radial basis '" + basis + "' is unknown: choose bessel, chebyshev, gaussian or spline");
     }
@@ -190,7 +194,8 @@ RadialParts radial_parts(const Tensor& distances, const RadialArguments& given) 
   Tensor r = contiguous(distances);
   const RadialParts parts(r.size(0), std::max<int64_t>(arguments.n_radial, 0), r.options());
   AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "radial_basis", [&] {
-    const auto radial = arguments.resolve<scalar_t>();
+    std::vector<scalar_t> spline;
+    const auto radial = arguments.resolve<scalar_t>(spline);
     parallel(r.size(0), [&](Range range) {
       kernels<scalar_t>().radial(radial, r.const_data_ptr<scalar_t>(), arguments.table_indices(), range,
                                  parts.value.mutable_data_ptr<scalar_t>(), parts.first.mutable_data_ptr<scalar_t>(),
@@ -283,7 +288,8 @@ struct DensityArguments {
 /// Runs body(options, edges) with the arrays of one dtype.
 template <class T, class Body>
 void with_edges(const DensityArguments& arguments, const Tensor& vectors, const Tensor& tangents, Body body) {
-  const DensityOptions<T> options{static_cast<int>(arguments.n_species), arguments.radial.resolve<T>(),
+  std::vector<T> spline;
+  const DensityOptions<T> options{static_cast<int>(arguments.n_species), arguments.radial.resolve<T>(spline),
                                   harmonic_constants<T>(arguments.l_max)};
   const std::vector<int64_t> first = edge_offsets(arguments.centers, arguments.n_atoms);
   const Edges<T> edges{vectors.const_data_ptr<T>(), tangents.defined() ? tangents.const_data_ptr<T>() : nullptr,

@@ -144,13 +144,13 @@ inline void add_density(const DensityOptions<T>& options, const Edges<T>& edges,
   });
 }
 
-/// Gradient of sum dphi * density with respect to the edge vectors begin..end-1, written to out [E, 3]; with
-/// V = Dual<Pack<T>> its derivative along edges.tangents.
+/// Gradient of sum dphi * density, dphi [LM, input_stride], with respect to the edge vectors begin..end-1, written to out
+/// [E, 3]; with V = Dual<Pack<T>> its derivative along edges.tangents.
 template <class T, class V>
 inline void density_gradient(const DensityOptions<T>& options, const Edges<T>& edges, int64_t begin, int64_t end,
-                             const T* dphi, T* out) {
+                             const T* dphi, int input_stride, T* out) {
   const int n_harmonics = (options.harmonics.l_max + 1) * (options.harmonics.l_max + 1);
-  const int n_radial = options.radial.n_radial, stride = padded<T>(n_harmonics);
+  const int n_radial = options.radial.n_radial;
   const T beyond = T(2) * options.radial.cutoff;
   for_each_pack_of_one_species<T>(edges.neighbor_species, begin, end, [&](const Lanes<T>& pack, int64_t species) {
     V Y[max_harmonics], t[max_harmonics], R[max_radial], dR[max_radial];
@@ -158,12 +158,12 @@ inline void density_gradient(const DensityOptions<T>& options, const Edges<T>& e
     const Harmonics<V> harmonics(options.harmonics, direction.x, direction.y, direction.z);
     harmonics.values(Y);
     radial_functions(options.radial, direction.length, TablesOfPack<T>(edges.tables, pack), R, dR);
-    const T* rows = dphi + species * n_radial * stride;
+    const T* rows = dphi + species * n_radial;
     V radial = constant<V>(0);
     for (int lm = 0; lm < n_harmonics; ++lm) {
       V angular = constant<V>(0), slope = constant<V>(0);
       for (int q = 0; q < n_radial; ++q) {
-        const T weight = rows[q * stride + lm];
+        const T weight = rows[lm * input_stride + q];
         angular += weight * R[q];
         slope += weight * dR[q];
       }

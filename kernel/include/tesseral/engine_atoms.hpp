@@ -132,7 +132,8 @@ struct EngineScratch {
   std::vector<int64_t> tables;                // [edges] spline table by pair of species
   std::vector<int32_t> neighbors;             // [edges]
   std::vector<int64_t> offsets;               // [edges] of the neighbours' rows of features
-  AlignedVector<T> phi, dphi;                 // [n_inputs, padded LM]
+  AlignedVector<T> phi;                       // [n_inputs, padded LM]
+  AlignedVector<T> dphi;                      // [LM, input_row]
   AlignedVector<T> A, dA;                     // [LM, channel_row]
   AlignedVector<T> message, dmessage;         // [message outputs, channel_row] with message mixing
   AlignedVector<T> radial, slopes_of_radial;  // [n_radial, padded edges]

@@ -38,10 +38,32 @@ struct RadialBasis {
   RadialKind kind = RadialKind::bessel;
   int n_radial = 0;
   T cutoff = 0;
-  // spline: [n_tables, n_intervals, n_radial, n_powers] coefficients of polynomials in 0 <= t < 1, lowest power first
+  // spline: [n_tables, n_intervals, n_powers, table_row] coefficients of polynomials in 0 <= t < 1, lowest power first, made
+  // by spline_table; a row holds the functions, padded to whole packs
   const T* table = nullptr;
-  int n_tables = 1, n_intervals = 0, n_powers = 0;
+  int n_tables = 1, n_intervals = 0, n_powers = 0, table_row = 0;
 };
+
+/// Rows of functions are padded to this many numbers, a multiple of every pack's lanes.
+constexpr int padded_table_row(int n_radial) {
+  return (n_radial + 15) / 16 * 16;
+}
+
+/// A table as RadialBasis takes it, from one [n_pieces, n_radial, n_powers] as files have it.
+template <class T, class Number>
+std::vector<T> spline_table(const Number* pieces, int64_t n_pieces, int n_radial, int n_powers) {
+  const int64_t row = padded_table_row(n_radial);
+  std::vector<T> out(static_cast<std::size_t>(n_pieces * n_powers * row), T(0));
+  for (int64_t piece = 0; piece < n_pieces; ++piece) {
+    for (int64_t q = 0; q < n_radial; ++q) {
+      for (int64_t power = 0; power < n_powers; ++power) {
+        out[static_cast<std::size_t>((piece * n_powers + power) * row + q)] =
+            static_cast<T>(pieces[(piece * n_radial + q) * n_powers + power]);
+      }
+    }
+  }
+  return out;
+}
 
 template <class T>
 struct DensityOptions {

@@ -4,6 +4,7 @@
 
 #include "tesseral/operators.hpp"
 #include "tesseral/pack.hpp"
+#include "tesseral/rows.hpp"
 
 namespace tesseral::TESSERAL_ISA {
 
@@ -99,32 +100,66 @@ inline void gaussian(const RadialBasis<Element<V>>& basis, const V& r, const V& 
 /// Spline table of each lane.
 using LaneTables = const int64_t*;
 
-/// Piecewise polynomials from tables on a uniform grid.
+/// Value, slope and half the second derivative of a polynomial, lowest power first, for a pack of functions; `row` from
+/// power to power.
+template <class T>
+inline void polynomial(const T* coefficients, int n_powers, int row, T t, Pack<T>& value, Pack<T>& slope, Pack<T>& bend) {
+  value = load(coefficients + (n_powers - 1) * row);
+  slope = bend = Pack<T>{};
+  for (int power = n_powers - 2; power >= 0; --power) {
+    bend = bend * t + slope;
+    slope = slope * t + value;
+    value = value * t + load(coefficients + power * row);
+  }
+}
+
+/// A function of x from its value and slope by x, and with the derivative of both along x's tangent.
+template <class T>
+inline void set_function(const Pack<T>&, const Pack<T>& value, const Pack<T>& slope, const Pack<T>&, Pack<T>& f,
+                         Pack<T>& df) {
+  f = value;
+  df = slope;
+}
+template <class T>
+inline void set_function(const Dual<Pack<T>>& x, const Pack<T>& value, const Pack<T>& slope, const Pack<T>& second,
+                         Dual<Pack<T>>& f, Dual<Pack<T>>& df) {
+  f = {value, slope * x.tangent};
+  df = {slope, second * x.tangent};
+}
+
+/// Piecewise polynomials from tables on a uniform grid. Functions fill the lanes while they are evaluated, edges afterwards.
 template <class V>
 inline void spline(const RadialBasis<Element<V>>& basis, const V& x, LaneTables tables, V* R, V* dR) {
   using T = Element<V>;
   using P = Pack<T>;
-  const T n = T(basis.n_intervals);
-  const P position = value_of(x) * n;
-  auto interval = __builtin_convertvector(position, __typeof__(position < position));
-  interval = interval > basis.n_intervals - 1 ? interval * 0 + (basis.n_intervals - 1) : interval;
-  const V t = n * x - lift_to<V>(__builtin_convertvector(interval, P));
-  const auto inside = value_of(x) < T(1);
+  const int n_intervals = basis.n_intervals, n_powers = basis.n_powers, row = basis.table_row;
   const T* pieces[lanes<T>];
+  T positions[lanes<T>];
   for (int lane = 0; lane < lanes<T>; ++lane) {
-    const int64_t piece = (tables ? tables[lane] * basis.n_intervals : 0) + static_cast<int64_t>(interval[lane]);
-    pieces[lane] = basis.table + piece * basis.n_radial * basis.n_powers;
+    const T position = T(n_intervals) * value_of(x)[lane];
+    const int interval = static_cast<int>(position) < n_intervals ? static_cast<int>(position) : n_intervals - 1;
+    const int64_t piece = (tables ? tables[lane] * n_intervals : 0) + interval;
+    pieces[lane] = basis.table + piece * n_powers * row;
+    positions[lane] = position - T(interval);
   }
-  for (int q = 0; q < basis.n_radial; ++q) {
-    V value = constant<V>(0), slope = constant<V>(0);
-    for (int power = basis.n_powers - 1; power >= 0; --power) {
-      P coefficient;
-      for (int lane = 0; lane < lanes<T>; ++lane) coefficient[lane] = pieces[lane][q * basis.n_powers + power];
-      slope = slope * t + value;
-      value = value * t + lift_to<V>(coefficient);
+  const auto inside = value_of(x) < T(1);
+  const P none = {};
+  for (int block = 0; block < basis.n_radial; block += lanes<T>) {
+    P values[lanes<T>], slopes[lanes<T>], bends[lanes<T>];
+    for (int lane = 0; lane < lanes<T>; ++lane) {
+      polynomial(pieces[lane] + block, n_powers, row, positions[lane], values[lane], slopes[lane], bends[lane]);
     }
-    R[q] = select(inside, value, constant<V>(0));
-    dR[q] = select(inside, (n / basis.cutoff) * slope, constant<V>(0));
+    transpose<T>(values);
+    transpose<T>(slopes);
+    if constexpr (sizeof(V) > sizeof(P)) transpose<T>(bends);
+    const T n = T(n_intervals);
+    for (int q = 0; q < lanes<T> && block + q < basis.n_radial; ++q) {
+      V& f = R[block + q];
+      V& df = dR[block + q];
+      set_function<T>(x, inside ? values[q] : none, n * (inside ? slopes[q] : none),
+                      T(2) * n * n * (inside ? bends[q] : none), f, df);
+      df = (T(1) / basis.cutoff) * df;
+    }
   }
 }
 

@@ -70,18 +70,19 @@ inline void multiply_rows(const T* x, int n, const T* rows, int row, const T* bi
   }
 }
 
-/// M rows and B packs of columns, held in registers: out[m, :] = sum_k x[m, k] W[k, :], or added to out.
+/// M rows and B packs of columns, held in registers: out[m, :] = sum_k x[m, k] W[k, :], or added to out; x[m, k] is
+/// x[m * x_row + k * x_column].
 template <class T, int M, int B, bool add, class Target>
-inline void multiply_block(const T* x, int x_row, const T* weights, int n_in, int row, Target out) {
+inline void multiply_block(const T* x, int x_row, int x_column, const T* weights, int n_in, int row, Target out) {
   Pack<T> sums[M][B];
   TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
     TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] = Pack<T>{};
   }
-  for (int k = 0; k < n_in; ++k, weights += row) {
+  for (int k = 0; k < n_in; ++k, x += x_column, weights += row) {
     Pack<T> w[B];
     TESSERAL_UNROLL for (int b = 0; b < B; ++b) w[b] = load(weights + b * lanes<T>);
     TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] += x[m * x_row + k] * w[b];
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] += x[m * x_row] * w[b];
     }
   }
   TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
@@ -93,30 +94,38 @@ inline void multiply_block(const T* x, int x_row, const T* weights, int n_in, in
 }
 
 template <class T, int M, bool add, class Target>
-inline void multiply_rows_at_once(const T* x, int x_row, const T* weights, int n_in, int row, Target out) {
+inline void multiply_rows_at_once(const T* x, int x_row, int x_column, const T* weights, int n_in, int row, Target out) {
   constexpr int B = M == 1 ? 8 : M <= 3 ? 4 : 2;  // enough independent sums to hide the latency of one
   int block = 0;
   const auto out_block = [&](int m) { return out(m) + block; };
   for (; block + B * lanes<T> <= row; block += B * lanes<T>) {
-    multiply_block<T, M, B, add>(x, x_row, weights + block, n_in, row, out_block);
+    multiply_block<T, M, B, add>(x, x_row, x_column, weights + block, n_in, row, out_block);
   }
-  for (; block < row; block += lanes<T>) multiply_block<T, M, 1, add>(x, x_row, weights + block, n_in, row, out_block);
+  for (; block < row; block += lanes<T>)
+    multiply_block<T, M, 1, add>(x, x_row, x_column, weights + block, n_in, row, out_block);
 }
 
-/// out(m)[:] = sum_k x[m, k] W[k, :] (or added), m < n_rows: x [n_rows, x_row], W [n_in, row], out(m) the row m of the
-/// result.
+/// out(m)[:] = sum_k x[m, k] W[k, :] (or added), m < n_rows: W [n_in, row], out(m) the row m of the result, x[m, k] as in
+/// multiply_block.
 template <class T, bool add, class Target>
-inline void multiply_matrix(const T* x, int x_row, int n_rows, const T* weights, int n_in, int row, Target out) {
+inline void multiply_strided(const T* x, int x_row, int x_column, int n_rows, const T* weights, int n_in, int row,
+                             Target out) {
   int m = 0;
   const auto next = [&](auto rows_at_once) {
     constexpr int M = decltype(rows_at_once)::value;
-    multiply_rows_at_once<T, M, add>(x + m * x_row, x_row, weights, n_in, row, [&](int n) { return out(m + n); });
+    multiply_rows_at_once<T, M, add>(x + m * x_row, x_row, x_column, weights, n_in, row, [&](int n) { return out(m + n); });
     m += M;
   };
   while (n_rows - m >= 7) next(std::integral_constant<int, 7>());
   if (n_rows - m >= 5) next(std::integral_constant<int, 5>());
   if (n_rows - m >= 3) next(std::integral_constant<int, 3>());
   while (m < n_rows) next(std::integral_constant<int, 1>());
+}
+
+/// The same with rows x [n_rows, x_row].
+template <class T, bool add, class Target>
+inline void multiply_matrix(const T* x, int x_row, int n_rows, const T* weights, int n_in, int row, Target out) {
+  multiply_strided<T, add>(x, x_row, 1, n_rows, weights, n_in, row, out);
 }
 
 }  // namespace tesseral::TESSERAL_ISA

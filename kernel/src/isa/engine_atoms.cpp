@@ -299,7 +299,7 @@ class AtomLoop {
       const T* weights = p_.normaliser_of(layer, species_);
       const T adjoint = pass_.normaliser_adjoints[layer * input_.n_centers + atom_];
       for (int c = 0; c < p_.n_inputs; ++c) {
-        work_.dphi[static_cast<std::size_t>(c * sizes_.harmonic_stride)] += adjoint * weights[c];
+        work_.dphi[static_cast<std::size_t>(c)] += adjoint * weights[c];  // degree 0
       }
     }
   }
@@ -333,7 +333,8 @@ class AtomLoop {
       const int64_t matrix = species_ * (p_.l_max + 1) * static_cast<int64_t>(row_) * p_.input_row;
       mix_input_gradient_atom(sizes_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
       if (!p_.normaliser.empty()) add_normaliser_gradients();
-      density_gradient<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.dphi.data(), work_.gradients.data());
+      density_gradient<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.dphi.data(), p_.input_row,
+                                   work_.gradients.data());
     } else if (layer_.message->mixing.empty()) {
       messages_->gradient(work_.dA.data());
     } else {

@@ -36,6 +36,14 @@ void copy_rows(const T* source, int64_t n_rows, int length, int source_stride, T
   }
 }
 
+/// Rows become columns of the target [length, target_stride].
+template <class T>
+void transpose_rows(const T* source, int64_t n_rows, int length, int source_stride, T* target, int target_stride) {
+  for (int64_t row = 0; row < n_rows; ++row) {
+    for (int k = 0; k < length; ++k) target[k * target_stride + row] = source[row * source_stride + k];
+  }
+}
+
 template <class T>
 void add_rows(const T* source, int64_t n_rows, int length, int source_stride, T* target, int target_stride) {
   for (int64_t row = 0; row < n_rows; ++row) {
@@ -173,15 +181,15 @@ void density(const DensityOptions<T>& options, const Edges<T>& edges, Range atom
 
 template <class T>
 void density_gradient_of_atoms(const DensityOptions<T>& options, const Edges<T>& edges, const T* G, Range atoms, T* out) {
-  const int n_harmonics = harmonics_of(options.harmonics.l_max), stride = padded<T>(n_harmonics);
+  const int n_harmonics = harmonics_of(options.harmonics.l_max);
   const int n_inputs = options.n_species * options.radial.n_radial;
-  const Scratch<T> dphi(static_cast<int64_t>(n_inputs) * stride);
+  const Scratch<T> dphi(static_cast<int64_t>(n_inputs) * n_harmonics);
   for (int64_t i = atoms.begin; i < atoms.end; ++i) {
-    copy_rows<T>(G + i * n_inputs * n_harmonics, n_inputs, n_harmonics, n_harmonics, dphi, stride);
+    transpose_rows<T>(G + i * n_inputs * n_harmonics, n_inputs, n_harmonics, n_harmonics, dphi, n_inputs);
     if (edges.tangents) {
-      density_gradient<T, Dual<Pack<T>>>(options, edges, edges.first[i], edges.first[i + 1], dphi, out);
+      density_gradient<T, Dual<Pack<T>>>(options, edges, edges.first[i], edges.first[i + 1], dphi, n_inputs, out);
     } else {
-      density_gradient<T, Pack<T>>(options, edges, edges.first[i], edges.first[i + 1], dphi, out);
+      density_gradient<T, Pack<T>>(options, edges, edges.first[i], edges.first[i + 1], dphi, n_inputs, out);
     }
   }
 }
@@ -239,7 +247,7 @@ void mix_input_gradient(const MixShape<T>& shape, const T* G, const T* weights, 
   const MixSizes& sizes = work.sizes;
   const int64_t per_l = static_cast<int64_t>(sizes.channel_stride) * sizes.input_stride;
   const int64_t count = species_count(shape.species, range) * (shape.l_max + 1);
-  const Scratch<T> transposed(count * per_l);
+  const Scratch<T> transposed(count * per_l), dphi(static_cast<int64_t>(work.n_harmonics) * sizes.input_stride);
   for (int64_t block = 0; block < count; ++block) {
     for (int c = 0; c < shape.n_inputs; ++c) {
       const T* row = weights + (block * shape.n_inputs + c) * shape.n_channels;
@@ -248,9 +256,9 @@ void mix_input_gradient(const MixShape<T>& shape, const T* G, const T* weights, 
   }
   for (int64_t i = range.begin; i < range.end; ++i) {
     work.take_channels(G, i);
-    mix_input_gradient_atom<T>(sizes, work.A, transposed + shape.species[i] * (shape.l_max + 1) * per_l, work.phi);
-    copy_rows<T>(work.phi, shape.n_inputs, work.n_harmonics, sizes.harmonic_stride, out + i * work.n_features(),
-                 work.n_harmonics);
+    mix_input_gradient_atom<T>(sizes, work.A, transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
+    transpose_rows<T>(dphi, work.n_harmonics, shape.n_inputs, sizes.input_stride, out + i * work.n_features(),
+                      work.n_harmonics);
   }
 }
 
