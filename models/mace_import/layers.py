@@ -82,8 +82,8 @@ class Layers:
         n_bytes = 8 * len(self.elements) ** 2 * (self.l_max + 1) * outputs.shape[0] * self.channels
         if n_bytes > LARGEST_MIXING:
             raise MaceImportError(
-                f"{self.path}: {len(self.elements)} species need {n_bytes // 2**20} MiB for the first layer alone; name "
-                "those that are wanted: --species (species=)"
+                f"{self.path}: {len(self.elements)} species need {n_bytes // 2**20} MiB for the first layer alone; "
+                "name those that are wanted: --species (species=)"
             )
         result = np.zeros((len(self.elements), self.l_max + 1, outputs.shape[0], self.channels))
         for path, matrix in zip(paths, linear, strict=True):
