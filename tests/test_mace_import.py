@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from tesseral import cli
 from tesseral.calculator import TesseralCalculator
 from tesseral.models.file import read_model
-from tesseral.models.mace_import import check, importer, radial, source
+from tesseral.models.mace_import import check, importer, layers, radial, source
 from tesseral.models.mace_import.importer import import_mace
 from tesseral.models.mace_import.source import MaceImportError, mace_session
 
@@ -203,6 +204,35 @@ def test_models_of_single_precision_agree_with_mace_in_double_precision(tmp_path
     assert_same(path, model)
     about = read_model(path).metadata["import"]
     assert about["precision"] == "float32" and "stored in single precision" in about["notes"][0]
+    assert 0.0 < about["rounding"]["forces"] < 1e-5
+    with pytest.raises(MaceImportError, match=r"interactions\.1\.conv_tp.* holds no Clebsch-Gordan coefficients"):
+        import_mace(written(_with_other_couplings(model, "_w3j_1_1_2"), tmp_path), trust_pickle=True)
+    with pytest.raises(MaceImportError, match="product 0: its symmetric contraction of order 2 leaves a remainder"):
+        import_mace(written(_with_other_couplings(model, "U_matrix_2"), tmp_path), trust_pickle=True)
+
+
+def _with_other_couplings(model: Any, name: str) -> Any:
+    """A copy with something else in the first buffer of that name."""
+    changed = copy.deepcopy(model)
+    next(buffer for key, buffer in changed.named_buffers() if key.endswith(name))[0, 1, 0] += 0.01
+    return changed
+
+
+def test_a_trained_model_agrees_with_mace(tmp_path):
+    model = mace_model(pair_repulsion=True)
+    graph = mace_calculator(model)._atoms_to_batch(structures()[0]).to_dict()
+    wanted = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(15):
+        with mace_session():
+            forces = model({**graph}, training=True)["forces"]
+        losses.append((forces - wanted).square().mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+    assert_same(imported(model, tmp_path), model)
 
 
 def test_forces_of_chebyshev_models_are_the_derivatives_of_their_energy(tmp_path):
@@ -355,15 +385,16 @@ def test_differences_above_the_tolerance_are_refused_unless_accepted(plain_model
     assert not check.Differences(float("nan"), 0.0, 0.0).within(check.TOLERANCE)
 
 
-def test_radial_functions_that_need_too_much_are_refused(plain_model, tmp_path, monkeypatch):
+def test_models_that_need_too_much_are_refused(plain_model, tmp_path, monkeypatch):
     path = written(plain_model, tmp_path)
-    for limit, value, message in (
-        ("LARGEST_TABLE", 1000, "need tables of 0 MiB for 1 pairs of species; name the species"),
-        ("MOST_INTERVALS", 20, "too rough for 20 intervals"),
-        ("MAXIMUM_RANK", 3, "independent functions; at most 3"),
+    for module, limit, value, message in (
+        (radial, "LARGEST_TABLE", 1000, "need tables of 0 MiB for 1 pairs of species; name the species"),
+        (radial, "MOST_INTERVALS", 20, "too rough for 20 intervals"),
+        (radial, "MAXIMUM_RANK", 3, "independent functions; at most 3"),
+        (layers, "LARGEST_MIXING", 1000, "3 species need 0 MiB for the first layer alone; name those"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(radial, limit, value)
+            patch.setattr(module, limit, value)
             with pytest.raises(MaceImportError, match=message):
                 import_mace(path, trust_pickle=True)
 
@@ -372,7 +403,7 @@ def test_the_import_leaves_the_process_as_it_was(plain_model, tmp_path, monkeypa
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
     import_mace(written(plain_model, tmp_path), trust_pickle=True)
     assert torch.get_default_dtype() == torch.float32
-    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in __import__("os").environ
+    assert "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD" not in os.environ
     assert slice not in torch.serialization.get_safe_globals()
 
 

@@ -33,24 +33,21 @@ class Conversion:
     radial_error: float
 
 
-def converted(
-    model: Any, path: Path, head: str | None, species: Sequence[str] | None, is_single: bool = False
-) -> Conversion:
+def converted(model: Any, path: Path, head: str | None, species: Sequence[str] | None) -> Conversion:
     """A MACE model as a MaceNetwork; to be called within `mace_session`.
 
     Args:
-        model: float64 MACE model on the CPU, see `load_mace`.
+        model: float64 MACE model on the CPU, see `load_mace` and `with_exact_couplings`.
         path: of its file, for messages.
         head: name of the head that is wanted; may be None for a model of one head.
         species: symbols that are wanted, in this order; None for all of the model in its order.
-        is_single: whether the model was stored in single precision: its coupling coefficients are rounded.
 
     Raises MaceImportError for an unknown head or species and for what cannot be computed exactly.
     """
     symbols, elements = chosen_species(model, path, species)
     heads = heads_of(model)
     own_head = heads.index(chosen_head(heads, head, path))
-    layers = Layers(model, path, elements, is_single)
+    layers = Layers(model, path, elements)
     radial = RadialFunctions(model, elements)
     first, normaliser = first_radial(model, radial, path)
     later = [later_radial(model, radial, index, path) for index in range(1, layers.n_layers)]

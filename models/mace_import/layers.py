@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tesseral.models.mace_import.contractions import product_weights
 from tesseral.models.mace_import.linear_maps import (
-    TOLERANCE,
     Array,
     Block,
     array,
@@ -26,7 +25,7 @@ from tesseral.models.mace_import.radial import Compressed
 from tesseral.models.mace_import.source import DENSITY_BLOCKS, MAXIMUM_MESSAGE_L, RESIDUAL_BLOCKS, MaceImportError
 from tesseral.models.message_coupling import message_table
 
-SINGLE_TOLERANCE = 1e-6  # of coupling coefficients that were stored in single precision
+LARGEST_MIXING = 2**29  # bytes
 
 
 class Layers:
@@ -36,14 +35,12 @@ class Layers:
         model: float64 MACE model on the CPU.
         path: of its file, for messages.
         elements: positions in the model of the species that are kept.
-        is_single: whether the model was stored in single precision: its coupling coefficients are rounded.
 
     Raises MaceImportError, here and in the methods, for what cannot be computed exactly.
     """
 
-    def __init__(self, model: Any, path: Path, elements: Sequence[int], is_single: bool) -> None:
+    def __init__(self, model: Any, path: Path, elements: Sequence[int]) -> None:
         self.model, self.path, self.elements = model, path, list(elements)
-        self.tolerance = SINGLE_TOLERANCE if is_single else TOLERANCE
         self.attributes = torch.eye(len(model.atomic_numbers))[self.elements]  # [S, elements of the model]
         self.frames = harmonic_frames(model.spherical_harmonics, f"{path}")
         self.l_max, self.n_layers = len(self.frames) - 1, len(model.interactions)
@@ -82,6 +79,12 @@ class Layers:
         up = self.scalars_up()  # [S, channels of the edges]
         paths, linear = self.paths_and_linear(0)
         outputs = network_outputs(interaction, radial)  # [Q, W]
+        n_bytes = 8 * len(self.elements) ** 2 * (self.l_max + 1) * outputs.shape[0] * self.channels
+        if n_bytes > LARGEST_MIXING:
+            raise MaceImportError(
+                f"{self.path}: {len(self.elements)} species need {n_bytes // 2**20} MiB for the first layer alone; "
+                "name those that are wanted: --species (species=)"
+            )
         result = np.zeros((len(self.elements), self.l_max + 1, outputs.shape[0], self.channels))
         for path, matrix in zip(paths, linear, strict=True):
             radial_weights = outputs[:, path.weights] * path.factor  # [Q, u]
@@ -105,7 +108,7 @@ class Layers:
     def paths_and_linear(self, index: int) -> tuple[list[MessagePath], list[Array]]:
         """Paths of the messages of a layer, and the matrix [u, K] behind each, divided by the number of neighbours."""
         interaction, what = self.model.interactions[index], f"{self.path}: interaction {index}"
-        paths = message_paths(interaction.conv_tp, self.frames, self.tolerance, what)
+        paths = message_paths(interaction.conv_tp, self.frames, what)
         inputs, outputs = blocks_of(interaction.linear.irreps_in, what), self.features(interaction.irreps_out, what)
         matrices = block_matrices(interaction.linear, inputs, outputs, what)
         divisor = 1.0 if type(interaction).__name__ in DENSITY_BLOCKS else float(interaction.avg_num_neighbors)
@@ -127,9 +130,7 @@ class Layers:
     def product(self, index: int) -> Array:
         """[S, n_paths, K]"""
         what = f"{self.path}: product {index}"
-        weights = product_weights(
-            self.model.products[index], self.frames, self.degree_of_layer(index), self.tolerance, what
-        )
+        weights = product_weights(self.model.products[index], self.frames, self.degree_of_layer(index), what)
         one_for_all = getattr(self.model.products[index], "use_agnostic_product", False)
         return weights[[0] * len(self.elements) if one_for_all else self.elements]
 

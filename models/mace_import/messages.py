@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tesseral.models.clebsch_gordan import real_clebsch_gordan
-from tesseral.models.mace_import.linear_maps import HARMONICS_NORM, Array, array, blocks_of
+from tesseral.models.mace_import.linear_maps import HARMONICS_NORM, TOLERANCE, Array, array, blocks_of
 from tesseral.models.mace_import.source import MaceImportError
 
 
@@ -29,7 +29,7 @@ class MessagePath:
     block: int
 
 
-def message_paths(product: Any, frames: list[Array], tolerance: float, what: str) -> list[MessagePath]:
+def message_paths(product: Any, frames: list[Array], what: str) -> list[MessagePath]:
     """The paths of an e3nn tensor product of features and harmonics with a weight per path, channel and edge.
 
     MACE's edge vectors point from the neighbour to the center, ours the other way: a factor (-1)^l1.
@@ -37,7 +37,6 @@ def message_paths(product: Any, frames: list[Array], tolerance: float, what: str
     Args:
         product: module, (features [B, ..], harmonics [B, LM], weights [B, W]) -> messages [B, ..].
         frames: O_l of each degree, see `harmonic_frames`.
-        tolerance: relative, of the coupling coefficients.
 
     Raises MaceImportError, with `what`, for a product of another kind.
     """
@@ -65,7 +64,7 @@ def message_paths(product: Any, frames: list[Array], tolerance: float, what: str
         factor, remainder = _factor(part[:, :, 0], degrees, frames)
         images[:, message.start : message.stop] = 0.0
         remainder = max(remainder, np.abs(images).max(), np.abs(part - part[:, :, :1]).max())
-        if not remainder <= tolerance * max(abs(factor), 1.0):
+        if not remainder <= TOLERANCE * max(abs(factor), 1.0):
             raise MaceImportError(f"{what}: its path {degrees} is no Clebsch-Gordan product and cannot be imported")
         paths.append(MessagePath(degrees, weights, factor, instruction.i_out))
         start = weights.stop
