@@ -1,10 +1,11 @@
 // From a model file to the padded arrays of the native engine.
 #include "tesseral/engine_parameters.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <utility>
+
+#include "message_parameters.hpp"
 
 namespace tesseral {
 namespace {
@@ -17,155 +18,6 @@ RadialKind radial_kind(const std::string& name) {
   if (name == "gaussian") return RadialKind::gaussian;
   if (name == "spline") return RadialKind::spline;
   throw std::runtime_error("radial basis '" + name + "' is unknown; update tesseral");
-}
-
-/// Spline tables [n_tables, n_intervals, n_radial, n_powers], or without the first index one; the cutoff is set before.
-template <class T>
-void read_spline(const ModelFile& file, const std::string& name, LayerRadial<T>& out, int n_species) {
-  RadialBasis<T>& radial = out.basis;
-  const auto found = file.parameters.find(name);
-  const bool many = found != file.parameters.end() && found->second.shape.size() == 4;
-  const Array& table = file.parameter(name, many ? std::vector<int64_t>{-1, -1, -1, -1} : std::vector<int64_t>{-1, -1, -1});
-  const std::size_t d = many ? 1 : 0;
-  radial.kind = RadialKind::spline;
-  radial.n_tables = many ? static_cast<int>(table.shape[0]) : 1;
-  radial.n_intervals = static_cast<int>(table.shape[d]);
-  radial.n_radial = static_cast<int>(table.shape[d + 1]);
-  radial.n_powers = static_cast<int>(table.shape[d + 2]);
-  if (table.values.empty() || radial.n_radial > max_radial || radial.n_powers > max_spline_powers) {
-    throw std::runtime_error(name + " must not be empty, with at most " + std::to_string(max_radial) + " functions of " +
-                             std::to_string(max_spline_powers) + " coefficients");
-  }
-  if (radial.n_tables != 1 && radial.n_tables != n_species * n_species) {
-    throw std::runtime_error(name + " must have one table, or one for each pair of species");
-  }
-  const std::vector<T> values =
-      spline_table<T>(table.values.data(), int64_t{radial.n_tables} * radial.n_intervals, radial.n_radial, radial.n_powers);
-  out.tables.assign(values.begin(), values.end());
-  radial.table = out.tables.data();
-  radial.table_row = padded_table_row(radial.n_radial);
-}
-
-/// An array [n_blocks, n, inner] with the first `kept` of n.
-std::vector<double> first_of_blocks(const std::vector<double>& values, std::size_t n, std::size_t inner, std::size_t kept) {
-  std::vector<double> out;
-  for (auto at = values.begin(); at != values.end(); at += static_cast<std::ptrdiff_t>(n * inner)) {
-    out.insert(out.end(), at, at + static_cast<std::ptrdiff_t>(kept * inner));
-  }
-  return out;
-}
-
-/// Largest magnitude by function of an array [n_blocks, n, inner].
-std::vector<double> largest_of_functions(const std::vector<double>& values, std::size_t n, std::size_t inner) {
-  std::vector<double> out(n, 0.0);
-  for (std::size_t k = 0; k < values.size(); ++k) {
-    const std::size_t q = k / inner % n;
-    out[q] = std::max(out[q], std::abs(values[k]));
-  }
-  return out;
-}
-
-/// Number of functions of a spline density, largest first, that are more than rounding errors of float32 in what follows.
-int functions_for_float32(const ModelFile& file, int n_radial) {
-  const auto Q = static_cast<std::size_t>(n_radial);
-  const Array& table = file.parameters.at("radial_table");
-  const auto n_powers = static_cast<std::size_t>(table.shape.back());
-  const std::vector<double> values = first_of_blocks(table.values, n_powers, 1, 1);  // at the pieces' ends
-  const std::vector<double> sizes = largest_of_functions(values, Q, 1);
-  std::size_t kept = 1;
-  for (const char* name : {"mixing", "normaliser"}) {
-    const auto found = file.parameters.find(name);
-    if (found == file.parameters.end()) continue;
-    const auto inner = static_cast<std::size_t>(name == std::string("mixing") ? found->second.shape.back() : 1);
-    std::vector<double> parts = largest_of_functions(found->second.values, Q, inner);
-    for (std::size_t q = 0; q < Q; ++q) parts[q] *= sizes[q];
-    const double negligible = 1e-7 * *std::max_element(parts.begin(), parts.end());
-    double rest = 0;
-    std::size_t n = Q;
-    while (n > kept && (rest += parts[n - 1]) <= negligible) --n;
-    kept = std::max(kept, n);
-  }
-  return static_cast<int>(kept);
-}
-
-/// The file without the functions of its density that float32 does not see.
-ModelFile narrowed(const ModelFile& file) {
-  ModelFile out = file;
-  Array& table = out.parameters.at("radial_table");
-  const std::size_t at = table.shape.size() - 2;
-  const auto Q = static_cast<std::size_t>(table.shape[at]);
-  const auto kept = static_cast<std::size_t>(functions_for_float32(file, static_cast<int>(Q)));
-  table.values = first_of_blocks(table.values, Q, static_cast<std::size_t>(table.shape.back()), kept);
-  table.shape[at] = static_cast<int64_t>(kept);
-  for (const char* name : {"mixing", "normaliser"}) {
-    const auto found = out.parameters.find(name);
-    if (found == out.parameters.end()) continue;
-    Array& array = found->second;
-    const std::size_t axis = name == std::string("mixing") ? 2 : array.shape.size() - 1;
-    const auto inner = static_cast<std::size_t>(axis + 1 < array.shape.size() ? array.shape.back() : 1);
-    array.shape[axis] = array.shape[axis] / static_cast<int64_t>(Q) * static_cast<int64_t>(kept);
-    array.values = first_of_blocks(array.values, Q, inner, kept);
-  }
-  return out;
-}
-
-/// Rows of `length` numbers copied to rows of `row` numbers, the rest zero.
-template <class T>
-AlignedVector<T> pad_rows(const std::vector<double>& values, int length, int row) {
-  const std::size_t n_rows = values.size() / static_cast<std::size_t>(length);
-  AlignedVector<T> out(n_rows * static_cast<std::size_t>(row), T(0));
-  for (std::size_t r = 0; r < n_rows; ++r) {
-    for (int k = 0; k < length; ++k) {
-      out[r * static_cast<std::size_t>(row) + static_cast<std::size_t>(k)] =
-          static_cast<T>(values[r * static_cast<std::size_t>(length) + static_cast<std::size_t>(k)]);
-    }
-  }
-  return out;
-}
-
-/// Blocks [n_rows, n_columns] transposed.
-std::vector<double> transpose_blocks(const std::vector<double>& values, int n_rows, int n_columns) {
-  std::vector<double> out(values.size());
-  const auto size = static_cast<std::size_t>(n_rows) * static_cast<std::size_t>(n_columns);
-  for (std::size_t block = 0; block < values.size(); block += size) {
-    for (int r = 0; r < n_rows; ++r) {
-      for (int c = 0; c < n_columns; ++c) {
-        out[block + static_cast<std::size_t>(c * n_rows + r)] = values[block + static_cast<std::size_t>(r * n_columns + c)];
-      }
-    }
-  }
-  return out;
-}
-
-/// a [n, m] times b [m, p]
-std::vector<double> multiply(const std::vector<double>& a, const std::vector<double>& b, int n, int m, int p) {
-  std::vector<double> out(static_cast<std::size_t>(n * p), 0.0);
-  for (int i = 0; i < n; ++i) {
-    for (int k = 0; k < m; ++k) {
-      for (int j = 0; j < p; ++j) {
-        out[static_cast<std::size_t>(i * p + j)] +=
-            a[static_cast<std::size_t>(i * m + k)] * b[static_cast<std::size_t>(k * p + j)];
-      }
-    }
-  }
-  return out;
-}
-
-int integer_between(const Json& json, const std::string& key, int low, int high) {
-  const int value = json.at(key).integer();
-  if (value < low || value > high) {
-    throw std::runtime_error(key + " = " + std::to_string(value) + " is outside " + std::to_string(low) + ".." +
-                             std::to_string(high));
-  }
-  return value;
-}
-
-/// Matrices [..., n_in, n_out] in both orientations.
-template <class T>
-MatrixStack<T> matrix_stack(const Array& array) {
-  const auto n_in = static_cast<int>(array.shape[array.shape.size() - 2]), n_out = static_cast<int>(array.shape.back());
-  return {n_in, n_out, pad_rows<T>(array.values, n_out, padded_row(n_out)),
-          pad_rows<T>(transpose_blocks(array.values, n_in, n_out), n_in, padded_row(n_in))};
 }
 
 /// Monomial trees and weights of a product with outputs of degrees 0..output_l; the arrays' names start with `prefix`.
@@ -186,98 +38,6 @@ LayerProduct<T> read_product(const ModelFile& file, const std::string& prefix, c
   const Array& weights = file.parameter(prefix + "product", {n_species, product.n_nodes(), p.n_channels});
   product.weights = pad_rows<T>(weights.values, p.n_channels, p.channel_row);
   return product;
-}
-
-/// Splines of each path and channel from those that the weights mix, [n_paths, n_radial, K].
-template <class T>
-AlignedVector<T> channel_tables(const Array& tables, const Array& weights, const RadialBasis<T>& basis, int row) {
-  const std::size_t n_paths = static_cast<std::size_t>(weights.shape[0]), K = static_cast<std::size_t>(weights.shape[2]);
-  const auto Q = static_cast<std::size_t>(basis.n_radial), n_powers = static_cast<std::size_t>(basis.n_powers);
-  const std::size_t n_pieces = tables.values.size() / (Q * n_powers), padded_K = static_cast<std::size_t>(row);
-  AlignedVector<T> out(n_pieces * n_paths * n_powers * padded_K, T(0));
-  std::vector<double> sum(K);
-  T* target = out.data();
-  for (std::size_t piece = 0; piece < n_pieces; ++piece) {
-    for (std::size_t path = 0; path < n_paths; ++path) {
-      for (std::size_t power = 0; power < n_powers; ++power, target += padded_K) {
-        std::fill(sum.begin(), sum.end(), 0.0);
-        for (std::size_t q = 0; q < Q; ++q) {
-          const double coefficient = tables.values[(piece * Q + q) * n_powers + power];
-          for (std::size_t k = 0; k < K; ++k) sum[k] += coefficient * weights.values[(path * Q + q) * K + k];
-        }
-        for (std::size_t k = 0; k < K; ++k) target[k] = static_cast<T>(sum[k]);
-      }
-    }
-  }
-  return out;
-}
-
-/// Memory that the channel tables of a layer may take; larger ones are not made.
-constexpr double most_table_bytes = 256e6;
-
-/// The radial functions of messages, the density's unless the layer has its own.
-template <class T>
-void read_message_radial(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p,
-                         LayerMessage<T>& message) {
-  const std::string name = prefix + "radial_table";
-  LayerRadial<T>& radial = message.radial;
-  radial.basis = p.density.radial;
-  if (file.parameters.count(name)) {
-    radial.basis.cutoff = p.density.radial.cutoff;
-    read_spline(file, name, radial, p.density.n_species);
-  }
-  const Array& weights = file.parameter(prefix + "message", {-1, radial.basis.n_radial, p.n_channels});
-  message.weights = pad_rows<T>(weights.values, p.n_channels, p.channel_row);
-  if (radial.tables.empty()) return;
-  const double size = static_cast<double>(radial.tables.size()) / radial.basis.n_radial *
-                      static_cast<double>(weights.shape[0] * p.channel_row * sizeof(T));
-  if (size > most_table_bytes) return;
-  message.channel_tables = channel_tables<T>(file.parameters.at(name), weights, radial.basis, p.channel_row);
-}
-
-/// How messages are mixed; a file without blocks has one for each degree.
-template <class T>
-void read_message_mixing(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p,
-                         LayerMessage<T>& message) {
-  message.n_outputs = p.n_harmonics();
-  const auto found = file.parameters.find(prefix + "mixing");
-  if (found == file.parameters.end()) return;
-  if (file.parameters.count(prefix + "blocks")) {
-    message.n_outputs = 0;
-    for (const double degree : file.parameter(prefix + "blocks", {-1}).values) {
-      if (degree < 0 || degree > p.l_max) throw std::runtime_error(prefix + "blocks names a degree outside 0..l_max");
-      message.degrees.push_back(static_cast<int32_t>(degree));
-      message.n_outputs += 2 * message.degrees.back() + 1;
-    }
-  } else {
-    for (int l = 0; l <= p.l_max; ++l) message.degrees.push_back(l);
-  }
-  const int64_t K = p.n_channels, n_blocks = static_cast<int64_t>(message.degrees.size()), S = p.density.n_species;
-  message.mixing_by_species = found->second.shape.size() == 4;
-  message.mixing = matrix_stack<T>(message.mixing_by_species ? file.parameter(prefix + "mixing", {S, n_blocks, K, K})
-                                                             : file.parameter(prefix + "mixing", {n_blocks, K, K}));
-}
-
-/// The messages of layer t >= 1.
-template <class T>
-LayerMessage<T> read_message(const ModelFile& file, const std::string& prefix, const EngineParameters<T>& p) {
-  LayerMessage<T> message;
-  read_message_radial(file, prefix, p, message);
-  read_message_mixing(file, prefix, p, message);
-  const Array& indices = file.parameter(prefix + "terms", {-1, 4});
-  const Array& couplings = file.parameter(prefix + "couplings", {indices.shape[0]});
-  std::vector<MessageTerm> terms;
-  for (std::size_t n = 0; n < couplings.values.size(); ++n) {
-    const double* row = indices.values.data() + 4 * n;
-    terms.push_back({static_cast<int32_t>(row[0]), static_cast<int32_t>(row[1]), static_cast<int32_t>(row[2]),
-                     static_cast<int32_t>(row[3])});
-  }
-  const auto n_paths = static_cast<int>(file.parameters.at(prefix + "message").shape[0]);
-  const std::string fault =
-      message_fault(terms, n_paths, p.n_harmonics(), message.n_outputs, (p.message_l + 1) * (p.message_l + 1));
-  if (!fault.empty()) throw std::runtime_error(prefix + fault);
-  message.terms.emplace(terms, couplings.values.data(), n_paths);
-  return message;
 }
 
 template <class T>
@@ -456,65 +216,7 @@ EngineParameters<T> read_engine_parameters(const ModelFile& file) {
   }
 }
 
-template <class T>
-EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges) {
-  const auto edges = static_cast<std::size_t>(most_edges) + 1;  // a slot past the end takes edges that are dropped
-  const auto n_harmonics = static_cast<std::size_t>((p.l_max + 1) * (p.l_max + 1));
-  const auto harmonic_row = static_cast<std::size_t>(padded_row(static_cast<int>(n_harmonics)));
-  const auto channel_row = static_cast<std::size_t>(p.channel_row);
-  vectors.resize(3 * edges);
-  gradients.resize(3 * edges);
-  species.resize(edges);
-  neighbors.resize(edges);
-  tables.resize(edges);
-  offsets.resize(edges);
-  phi.resize(static_cast<std::size_t>(p.n_inputs) * harmonic_row);
-  dphi.resize(n_harmonics * static_cast<std::size_t>(p.input_row));
-  A.resize(n_harmonics * channel_row);
-  dA.resize(A.size());
-  const auto padded_edges = static_cast<std::size_t>(padded_row(static_cast<int>(edges)));
-  std::size_t outputs = 1;
-  const auto at_least = [](AlignedVector<T>& array, std::size_t size) { array.resize(std::max(array.size(), size)); };
-  for (const EngineLayer<T>& layer : p.layers) {
-    outputs = std::max(outputs, static_cast<std::size_t>(layer.product.n_outputs()));
-    if (!layer.message) continue;
-    const LayerMessage<T>& message_of = *layer.message;
-    const MessageTable<T>& table = *message_of.terms;
-    const std::size_t by_path = static_cast<std::size_t>(message_of.n_paths()) * padded_edges * channel_row;
-    if (message_of.channel_tables.empty()) {
-      at_least(radial, static_cast<std::size_t>(message_of.radial.basis.n_radial) * padded_edges);
-    } else {
-      pieces.resize(edges);
-      positions.resize(edges);
-      at_least(slopes, by_path);
-    }
-    at_least(couplings, table.entries.size() * padded_edges);
-    at_least(channels, by_path);
-    at_least(products, table.rows.size() * padded_edges * channel_row);
-    at_least(by_distance, padded_edges * row_padding);
-    at_least(by_harmonics, n_harmonics * padded_edges);
-    if (!message_of.mixing.empty()) at_least(message, static_cast<std::size_t>(message_of.n_outputs) * channel_row);
-  }
-  slopes_of_radial.resize(radial.size());
-  dmessage.resize(message.size());
-  B.resize(outputs * channel_row);
-  dB.resize(B.size());
-  features.resize(p.linear.size());
-  dfeatures.resize(std::max(features.size(), static_cast<std::size_t>(p.feature_row())));
-  std::size_t hidden_size = 0, widest = p.linear.size();
-  for (const DenseLayer<T>& layer : p.perceptron) {
-    const auto width = static_cast<std::size_t>(padded_row(layer.n_out));
-    hidden_size += width;
-    widest = std::max(widest, width);
-  }
-  hidden.resize(hidden_size);
-  silu_slopes.resize(hidden_size);
-  adjoint.resize(2 * widest);
-}
-
 template EngineParameters<float> read_engine_parameters<float>(const ModelFile&);
 template EngineParameters<double> read_engine_parameters<double>(const ModelFile&);
-template struct EngineScratch<float>;
-template struct EngineScratch<double>;
 
 }  // namespace tesseral
