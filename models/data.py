@@ -170,9 +170,9 @@ def batches_by_atoms(structures: Sequence[Structure], max_atoms: int) -> Iterato
 
 
 def split_validation(
-    frames: Sequence[Frame], fraction: float, seed: int, kind: str = "training"
+    frames: Sequence[Frame], fraction: float, seed: int, kind: str = "frames"
 ) -> tuple[list[Frame], list[Frame]]:
-    """Split frames into training and validation, each ``config_type`` in proportion; ``kind`` is theirs in messages.
+    """Split frames into training and validation, each ``config_type`` in proportion; ``kind`` names them in messages.
 
     Frames of a group stand together in a shuffled list, from which every 1/fraction-th is taken.
 
@@ -185,7 +185,7 @@ def split_validation(
     n_validation = round(fraction * len(frames))
     if n_validation == 0 or n_validation == len(frames):
         raise DataError(
-            f"data.validation: {fraction:g} of {len(frames)} {kind} frames is {n_validation}; training and validation "
+            f"data.validation: {fraction:g} of {len(frames)} {kind} is {n_validation}; training and validation "
             f"both need at least one. Give another fraction, or name validation files"
         )
     shuffled = np.random.default_rng([seed, 0x7E55]).permutation(len(frames))

@@ -100,7 +100,7 @@ def prepare_data(config: Config, say: Callable[[str], None], initial: InitialMod
     elif data.validation > 0:
         training, validation = split_validation(training, data.validation, config.training.seed)
         if replay:
-            replay, replay_validation = split_validation(replay, data.validation, config.training.seed, "replay")
+            replay, replay_validation = split_validation(replay, data.validation, config.training.seed, "replay frames")
     tests = {_test_name(path, data.test): read([path])[0] for path in data.test}
     if initial is None:
         elements, owner = _elements(training), "the training data"

@@ -1,4 +1,4 @@
-"""Fine-tuning: models rebuilt from files, frozen parameters, E0, replay of old data, resuming, what the file says."""
+"""Fine-tuning: frozen parameters, E0, replay of old data, resuming, what the file says, the example."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from tesseral.calculator import evaluate
 from tesseral.models import pipeline
 from tesseral.models.checkpoint import CheckpointError
 from tesseral.models.config import Config
-from tesseral.models.config_file import ConfigError, dump_config, load_config, parse_config
+from tesseral.models.config_file import load_config, parse_config
 from tesseral.models.e0 import least_squares_energies
-from tesseral.models.file import ModelFileError, load_torchscript, read_metadata, read_model, save_model
+from tesseral.models.file import read_metadata, read_model
 from tesseral.models.frames import DataError, read_frames
 from tesseral.models.initial import initial_energies, open_initial_model
-from tesseral.models.local import LocalModel
 from tesseral.models.metrics import error_table
 from tesseral.models.pipeline import train
 from tesseral.models.rebuild import rebuild_model
-from tesseral.models.registry import resolve_model, shipped_names
+from tesseral.models.registry import resolve_model
 from tesseral.models.training import TrainingInterrupted
 
 SIZES: dict[str, Any] = {"cutoff": 4.0, "l_max": 2, "n_radial": 4, "channels": 16, "features": 4, "readout": [4]}
@@ -105,84 +104,6 @@ def errors(model: Path, data: Path) -> dict[str, float]:
     frames, _ = read_frames(data)
     table = error_table(frames, evaluate(model, [frame.atoms for frame in frames]))
     return {name: table[name]["rmse"] for name in ("energy_per_atom", "forces")}
-
-
-# --- rebuilding a model from its file
-
-
-def interactions(n_species: int) -> tuple[torch.Tensor, ...]:
-    """Random edges of five atoms, each with every other."""
-    generator = torch.Generator().manual_seed(1)
-    centers, neighbors = (index.flatten() for index in torch.meshgrid(torch.arange(5), torch.arange(5), indexing="ij"))
-    other = centers != neighbors
-    positions = 3.0 * torch.rand(5, 3, generator=generator, dtype=torch.float64)
-    vectors = positions[neighbors[other]] - positions[centers[other]]
-    return vectors, centers[other], neighbors[other], torch.arange(5) % n_species
-
-
-@pytest.mark.parametrize("messages", [None, {"n_layers": 3, "message_l": 2, "message_mixing": True}])
-def test_a_rebuilt_model_is_the_one_in_the_file(messages: dict[str, Any] | None, tmp_path: Path, write_random_model):
-    path = write_random_model(tmp_path / "model.pt", ["O", "H"], messages=messages)
-    model, program = rebuild_model(path), load_torchscript(path)
-    values = program.state_dict()
-    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
-    for one, other in zip(model(*interactions(2)), program(*interactions(2)), strict=True):
-        assert torch.equal(one, other)
-    assert (model.model_type, model.species) == ("local" if messages is None else "layered", ["O", "H"])
-
-
-@pytest.mark.parametrize("name", shipped_names())
-def test_shipped_models_can_be_rebuilt(name: str) -> None:
-    path = resolve_model(name)
-    model, program = rebuild_model(path), load_torchscript(path)
-    for one, other in zip(model(*interactions(model.n_species)), program(*interactions(model.n_species)), strict=True):
-        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
-
-
-def saved(model: LocalModel, path: Path, **changes: Any) -> Path:
-    metadata = {
-        "name": "some",
-        "model_type": model.model_type,
-        "species": model.species,
-        "atomic_numbers": [],
-        "cutoff": model.cutoff,
-        "n_layers": 1,
-        "architecture": model.architecture(),
-        "units": {},
-        "e0": {},
-    }
-    save_model(path, torch.jit.script(model), metadata | changes, model.native_parameters())
-    return path
-
-
-def test_shift_scale_repulsion_and_splines_come_back(tmp_path: Path) -> None:
-    table = np.random.default_rng(0).normal(size=(6, 4, 4))
-    options = {"shift": {"H": 0.1}, "scale": 0.3, "zbl": (0.5, 1.5), "radial_basis": "spline", "radial_table": table}
-    model = LocalModel(species=["H", "O"], e0={"H": -1.1, "O": -2.2}, nu=2, **SIZES, **options)
-    other = rebuild_model(saved(model, tmp_path / "model.pt"))
-    for one, two in zip(model(*interactions(2)), other(*interactions(2)), strict=True):
-        assert torch.equal(one, two)
-    assert (other.e0, other.shift, other.scale) == ([-1.1, -2.2], [0.1, 0.0], 0.3)
-
-
-def test_files_that_cannot_be_rebuilt_are_refused(tmp_path: Path, write_random_model) -> None:
-    model = LocalModel(species=["Cu"], e0={"Cu": 0.0}, nu=2, **SIZES)
-    with pytest.raises(
-        ModelFileError, match=r"a\.pt: a model of type 'other' cannot be trained further; types that can"
-    ):
-        rebuild_model(saved(model, tmp_path / "a.pt", model_type="other"))
-    with pytest.raises(ModelFileError, match=r"a\.pt: its metadata do not describe a local model: .*'zbl'"):
-        rebuild_model(saved(model, tmp_path / "a.pt", architecture={}))
-    wider = model.architecture() | {"channels": 9}
-    with pytest.raises(
-        ModelFileError, match=r"a\.pt: its program has \[1, 3, 4, 16\] for mixing_weights, .*\[1, 3, 4, 9\]"
-    ):
-        rebuild_model(saved(model, tmp_path / "a.pt", architecture=wider))
-    mixed = write_random_model(tmp_path / "mixed.pt", ["Cu"], native_seed=1)
-    with pytest.raises(
-        ModelFileError, match=r"mixed\.pt: its program and its parameters are not of one model: \w+ dif"
-    ):
-        rebuild_model(mixed)
 
 
 # --- what a fine-tuning gives
@@ -401,70 +322,6 @@ def test_the_initial_model_is_not_overwritten(folder: Path, tmp_path: Path, writ
         CheckpointError, match=r"model\.pt: the model of init_from would be overwritten; choose another"
     ):
         train(settings(folder, start), tmp_path)
-
-
-# --- the configuration
-
-
-def content(**keys: Any) -> dict[str, Any]:
-    return {"name": "a", "init_from": "water", "data": {"train": "/data/train.xyz"}, **keys}
-
-
-def test_the_initial_model_decides_the_architecture(tmp_path: Path) -> None:
-    config = parse_config(content(model={"e0": {"H": -1.0}}, training={"trainable": "readout"}))
-    assert config.model.e0 == {"H": -1.0}
-    assert parse_config(content()).model.e0 == "init_from"
-    (tmp_path / "config.yaml").write_text(dump_config(config))
-    assert load_config(tmp_path / "config.yaml") == config
-    assert config.model_dump()["model"] == {"e0": {"H": -1.0}}
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        (
-            {"model": {"cutoff": 4.0, "nu": 2}},
-            r"model: with init_from the model is that of the file; remove cutoff, nu",
-        ),
-        ({"model": {"e": 1}}, r"model\.e: unknown key; did you mean 'e0'\?"),
-        ({"preset": "local-small"}, r"preset: cannot be used with init_from: the model is that of the file"),
-        ({"init_from": None, "model": {"e0": "init_from"}}, r"model: e0: init_from needs the key init_from"),
-        ({"init_from": None, "training": {"trainable": "readout"}}, r"training: trainable: readout needs init_from"),
-        (
-            {"init_from": None, "data": {"train": "x", "replay": "y"}},
-            r"data: replay needs init_from: only a model that",
-        ),
-        ({"init_from": ""}, r"init_from: string should have at least 1 character"),
-        ({"init_fron": "water"}, r"init_fron: unknown key; did you mean 'init_from'\?"),
-        ({"data": {"train": "x", "repaly": "y"}}, r"data\.repaly: unknown key; did you mean 'replay'\?"),
-        ({"data": {"train": "x", "replay_weight": 0}}, r"data\.replay_weight: input should be greater than 0, got 0"),
-        ({"training": {"trainable": "last"}}, r"training\.trainable: input should be 'all', 'last_layer' or 'readout'"),
-    ],
-)
-def test_unusable_keys_are_refused(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_config(content(**keys))
-
-
-def test_paths_start_at_the_file_and_bare_words_are_shipped_models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "train.yaml"
-
-    def start(value: str, overrides: list[str] | None = None) -> str | None:
-        path.write_text(f"name: a\ninit_from: {value}\ndata: {{train: x.xyz, replay: y.xyz}}\n")
-        config = load_config(path, overrides, data_root="/data")
-        assert config.data.replay == ["/data/y.xyz"]
-        return config.init_from
-
-    assert start("water") == "water"
-    assert start("old.pt") == str(tmp_path / "old.pt")
-    assert start("run/model") == str(tmp_path / "run/model")
-    assert start("/models/old.pt") == "/models/old.pt"
-    monkeypatch.chdir("/")
-    assert start("water", ["init_from=old.pt"]) == "/old.pt"
-    (tmp_path / "water").touch()
-    assert start("water") == str(tmp_path / "water")
 
 
 def test_a_missing_initial_model_is_answered_with_the_shipped_ones(folder: Path, tmp_path: Path) -> None:
