@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ase.data import atomic_numbers
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 LabelKey = str | Literal[False] | None
 
@@ -43,6 +52,8 @@ class DataConfig(Section):
         default=0.1, description="fraction of the training frames, or files, that choose the exported weights"
     )
     test: list[str] = Field(default=[], description="files evaluated in the report; never seen in training")
+    replay: list[str] = Field(default=[], description="old data that a model from init_from is to keep its accuracy on")
+    replay_weight: float = Field(default=1.0, gt=0, description="weight of replay frames in the loss, of others 1")
     energy_key: LabelKey = Field(default=None, description="info key; null: REF_energy, then energy; false: not read")
     forces_key: LabelKey = Field(default=None, description="array key; null: REF_forces, then forces; false: not read")
     stress_key: LabelKey = Field(default=None, description="info key; null: REF_stress, then stress; false: not read")
@@ -50,7 +61,7 @@ class DataConfig(Section):
         default=0.0, description="isotropic stress in eV/Å^3 subtracted from every stress label (Pulay stress)"
     )
 
-    @field_validator("train", "test", mode="before")
+    @field_validator("train", "test", "replay", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -110,7 +121,7 @@ class ModelConfig(Section):
     radial_basis: Literal["bessel", "chebyshev", "gaussian"] = "gaussian"
     features: int = Field(default=32, ge=1, description="features per atom that the readout sees")
     readout: list[int] = Field(default=[32], description="hidden widths of the nonlinear readout; [] for linear only")
-    e0: Literal["least_squares", "isolated_atoms"] | dict[str, float] = Field(
+    e0: Literal["least_squares", "isolated_atoms", "init_from"] | dict[str, float] = Field(
         default="least_squares", description="energies of the free atoms in eV, or where they come from"
     )
     scale: Literal["auto"] | float = Field(
@@ -197,6 +208,9 @@ class TrainingConfig(Section):
     """Optimisation: SOAP with warm-up, decay, gradient clipping and averaged weights."""
 
     seed: int = Field(default=0, ge=0)
+    trainable: Literal["all", "last_layer", "readout"] = Field(
+        default="all", description="what of a model from init_from is optimised; the rest stays as it is"
+    )
     precision: Literal["float32", "float64"] = "float32"
     batch_size: int = Field(default=8, ge=1, description="structures per step")
     epochs: int = Field(default=500, ge=1)
@@ -223,13 +237,56 @@ class TrainingConfig(Section):
 
 
 class Config(Section):
-    """The whole file, a preset replaced by what it stands for."""
+    """The whole file, a preset replaced by what it stands for.
+
+    With ``init_from`` the model is that of a file and the section ``model`` has no key but ``e0``; its other fields
+    mean nothing then and are not written.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     reference_method: str = ""
     citation: str = ""
     license: str = ""
+    init_from: str | None = Field(
+        default=None, min_length=1, description="model to start from: file, or name of a shipped model"
+    )
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = Field(default=ModelConfig(), validate_default=True)
     training: TrainingConfig = TrainingConfig()
+
+    @field_validator("data")
+    @classmethod
+    def _replay_after_a_start(cls, value: DataConfig, info: ValidationInfo) -> DataConfig:
+        if value.replay and info.data.get("init_from") is None:
+            raise ValueError("replay needs init_from: only a model that was trained before can forget")
+        return value
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _architecture_of_the_start(cls, value: Any, info: ValidationInfo) -> Any:
+        given = value.model_dump(exclude_unset=True) if isinstance(value, ModelConfig) else value
+        if not isinstance(given, dict):
+            return value
+        if info.data.get("init_from") is None:
+            if given.get("e0") == "init_from":
+                raise ValueError("e0: init_from needs the key init_from, the model to start from")
+            return value
+        others = [key for key in given if key in ModelConfig.model_fields and key != "e0"]
+        if others:
+            raise ValueError(f"with init_from the model is that of the file; remove {', '.join(others)} (e0 may stay)")
+        return {"e0": "init_from"} | given
+
+    @field_validator("training")
+    @classmethod
+    def _frozen_after_a_start(cls, value: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
+        if value.trainable != "all" and info.data.get("init_from") is None:
+            raise ValueError(f"trainable: {value.trainable} needs init_from: the weights of a new model are random")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_architecture_of_the_start(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if self.init_from is not None:
+            content["model"] = {"e0": content["model"]["e0"]}
+        return content

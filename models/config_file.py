@@ -40,11 +40,11 @@ def load_config(path: str | Path, overrides: list[str] | None = None, data_root:
     Args:
         path: YAML file.
         overrides: ``section.key=value`` assignments that replace keys of the file; values are YAML. Relative
-            data paths given here start at the current directory.
+            paths given here start at the current directory.
         data_root: folder at which relative data paths of the file start; default: the folder of the file.
 
     Returns:
-        The configuration; all data paths are absolute.
+        The configuration; all data paths are absolute, and ``init_from`` is absolute or the name of a shipped model.
 
     Raises:
         ConfigError: the file cannot be read or parsed, or a key is unknown, missing or out of range.
@@ -54,10 +54,12 @@ def load_config(path: str | Path, overrides: list[str] | None = None, data_root:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected the keys name, data, model, training; the file holds none")
     _make_paths_absolute(content, Path(data_root) if data_root is not None else path.parent)
+    _make_start_absolute(content, path.parent)
     changes: dict[str, Any] = {}
     for assignment in overrides or []:
         _assign(changes, assignment)
     _make_paths_absolute(changes, Path.cwd())
+    _make_start_absolute(changes, Path.cwd())
     _merge(content, changes)
     return parse_config(content, str(path))
 
@@ -87,6 +89,8 @@ def parse_config(content: dict[str, Any], source: str = "configuration") -> Conf
     """
     preset = content.get("preset")
     content = {key: value for key, value in content.items() if key != "preset"}
+    if preset is not None and content.get("init_from") is not None:
+        raise ConfigError(f"{source}: preset: cannot be used with init_from: the model is that of the file")
     if preset is not None:
         try:
             defaults = preset_sections(preset)
@@ -110,12 +114,23 @@ def _make_paths_absolute(content: dict[str, Any], root: Path) -> None:
     data = content.get("data")
     if not isinstance(data, dict):
         return
-    for key in ("train", "validation", "test"):
+    for key in ("train", "validation", "test", "replay"):
         value = data.get(key)
         if isinstance(value, str) and not (key == "validation" and is_number(value)):
             data[key] = [str(root.absolute() / value)]
         elif isinstance(value, list):
             data[key] = [str(root.absolute() / v) if isinstance(v, str) else v for v in value]
+
+
+def _make_start_absolute(content: dict[str, Any], root: Path) -> None:
+    """A bare word that is no file in the folder is left: it is the name of a shipped model."""
+    value = content.get("init_from")
+    if (
+        isinstance(value, str)
+        and value
+        and (len(Path(value).parts) > 1 or Path(value).suffix or (root / value).is_file())
+    ):
+        content["init_from"] = str(root.absolute() / value)
 
 
 def _assign(content: dict[str, Any], assignment: str) -> None:

@@ -33,6 +33,7 @@ class Structure:
     forces: Tensor  # [N, 3] eV/Å
     stress: Tensor  # [1, 3, 3] eV/Å^3
     volume: Tensor  # [1] Å^3; 1 where the frame has no stress label
+    weight: Tensor  # [1] factor of the frame in the loss
     has_energy: Tensor  # [1] bool
     has_forces: Tensor  # [1] bool
     has_stress: Tensor  # [1] bool
@@ -74,8 +75,8 @@ def find_edges(atoms: Atoms, cutoff: float, source: str) -> tuple[np.ndarray, np
     return centers, neighbors, vectors
 
 
-def species_indices(atoms: Atoms, elements: Sequence[str], source: str) -> np.ndarray:
-    """Index of each atom's element in ``elements``, [n_atoms] int64.
+def species_indices(atoms: Atoms, elements: Sequence[str], source: str, owner: str = "the training data") -> np.ndarray:
+    """Index of each atom's element in ``elements``, [n_atoms] int64; ``owner`` is in messages what has these elements.
 
     Raises:
         DataError: an element that is not among ``elements``.
@@ -86,14 +87,18 @@ def species_indices(atoms: Atoms, elements: Sequence[str], source: str) -> np.nd
     if (indices < 0).any():
         atom = int(np.argmax(indices < 0))
         raise DataError(
-            f"{source}, atom {atom}: element {atoms.symbols[atom]} is not among those of the training data: "
-            f"{', '.join(elements)}"
+            f"{source}, atom {atom}: element {atoms.symbols[atom]} is not among those of {owner}: {', '.join(elements)}"
         )
     return indices
 
 
 def build_structure(
-    frame: Frame, elements: Sequence[str], cutoff: float, baseline: np.ndarray, dtype: torch.dtype
+    frame: Frame,
+    elements: Sequence[str],
+    cutoff: float,
+    baseline: np.ndarray,
+    dtype: torch.dtype,
+    weight: float = 1.0,
 ) -> Structure:
     """Edges, species and labels of one frame.
 
@@ -104,6 +109,7 @@ def build_structure(
         baseline: [n_elements] float64, energy in eV of an atom of each element that the network does not learn
             (E0 + shift); subtracted here in float64, so that no digits are lost in single precision.
         dtype: precision of the training.
+        weight: factor of the frame in the loss.
 
     Raises:
         DataError: unknown element or coinciding atoms.
@@ -123,6 +129,7 @@ def build_structure(
         forces=torch.as_tensor(forces).to(dtype),
         stress=torch.as_tensor(stress).to(dtype)[None],
         volume=torch.tensor([volume], dtype=dtype),
+        weight=torch.tensor([weight], dtype=dtype),
         has_energy=torch.tensor([frame.energy is not None]),
         has_forces=torch.tensor([frame.forces is not None]),
         has_stress=torch.tensor([frame.stress is not None]),
@@ -162,8 +169,10 @@ def batches_by_atoms(structures: Sequence[Structure], max_atoms: int) -> Iterato
         yield collate(group)
 
 
-def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[list[Frame], list[Frame]]:
-    """Split frames into training and validation, each ``config_type`` in proportion.
+def split_validation(
+    frames: Sequence[Frame], fraction: float, seed: int, kind: str = "frames"
+) -> tuple[list[Frame], list[Frame]]:
+    """Split frames into training and validation, each ``config_type`` in proportion; ``kind`` names them in messages.
 
     Frames of a group stand together in a shuffled list, from which every 1/fraction-th is taken.
 
@@ -176,7 +185,7 @@ def split_validation(frames: Sequence[Frame], fraction: float, seed: int) -> tup
     n_validation = round(fraction * len(frames))
     if n_validation == 0 or n_validation == len(frames):
         raise DataError(
-            f"data.validation: {fraction:g} of {len(frames)} frames is {n_validation}; training and validation "
+            f"data.validation: {fraction:g} of {len(frames)} {kind} is {n_validation}; training and validation "
             f"both need at least one. Give another fraction, or name validation files"
         )
     shuffled = np.random.default_rng([seed, 0x7E55]).permutation(len(frames))

@@ -93,16 +93,33 @@ def least_squares_energies(frames: Sequence[Frame], elements: Sequence[str]) -> 
     Raises:
         DataError: no frame has an energy.
     """
+    labelled = frames_with_energy(frames)
+    return fitted_energies(labelled, np.array([frame.energy for frame in labelled]), elements)
+
+
+def frames_with_energy(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames that carry an energy.
+
+    Raises:
+        DataError: none does.
+    """
     labelled = [frame for frame in frames if frame.energy is not None]
     if not labelled:
         raise DataError(
             "model.e0: least_squares needs energies, but no training frame has one; give model.e0 by element "
             "(0 for each trains on forces alone)"
         )
-    counts = np.zeros((len(labelled), len(elements)))
-    for row, frame in zip(counts, labelled, strict=True):
+    return labelled
+
+
+def fitted_energies(frames: Sequence[Frame], energies: np.ndarray, elements: Sequence[str]) -> dict[str, float]:
+    """Energies per element whose sums over the atoms of each frame come closest to ``energies`` [n_frames], per atom.
+
+    Of smallest norm where that is not unique: an element that no frame has gets 0.
+    """
+    counts = np.zeros((len(frames), len(elements)))
+    for row, frame in zip(counts, frames, strict=True):
         row += np.bincount(species_indices(frame.atoms, elements, frame.source), minlength=len(elements))
-    energies = np.array([frame.energy for frame in labelled])
     sizes = counts.sum(axis=1)
     solution = np.linalg.lstsq(counts / sizes[:, None], energies / sizes, rcond=None)[0]
     return dict(zip(elements, solution.tolist(), strict=True))

@@ -240,6 +240,48 @@ class EnergyModel(torch.nn.Module):
         """
         raise NotImplementedError
 
+    def trainable_parameters(self, which: str) -> list[torch.nn.Parameter]:
+        """The parameters that `training.trainable` names.
+
+        "readout": from the features of the atoms to their energies.  "last_layer": also what makes the features of the
+        last layer.  "all": everything.  Raises ValueError for any other name.
+        """
+        if which == "all":
+            return list(self.parameters())
+        if which == "readout":
+            return self.readout_parameters()
+        if which == "last_layer":
+            return [*self.last_layer_parameters(), *self.readout_parameters()]
+        raise ValueError(f"model: trainable must be all, last_layer or readout, got {which!r}")
+
+    def readout_parameters(self) -> list[torch.nn.Parameter]:
+        """What "readout" means in `trainable_parameters`."""
+        return list(self.readout.parameters())
+
+    def last_layer_parameters(self) -> list[torch.nn.Parameter]:
+        """What "last_layer" means in `trainable_parameters`, without the readout."""
+        raise NotImplementedError
+
+    @classmethod
+    def arguments_of_file(cls, metadata: Mapping[str, Any], parameters: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Arguments of a model like the one in a file, but for its weights, from what the file says.
+
+        metadata, parameters: contents of metadata.json (with what `architecture` gives) and of `native_parameters`.
+        Raises KeyError or TypeError when something is missing or misshapen.
+        """
+        architecture, species = dict(metadata["architecture"]), metadata["species"]
+        zbl = architecture.pop("zbl")
+        energies = {name: dict(zip(species, parameters[name].tolist(), strict=True)) for name in ("e0", "shift")}
+        return {
+            **architecture,
+            **energies,
+            "species": species,
+            "cutoff": metadata["cutoff"],
+            "scale": parameters["scale"].item(),
+            "zbl": None if zbl is None else (zbl["inner"], zbl["outer"]),
+            "radial_table": parameters.get("radial_table"),
+        }
+
     def architecture(self) -> dict[str, Any]:
         """The entry "architecture" of a model file's metadata."""
         zbl = {"inner": self.zbl_inner, "outer": self.zbl_outer} if self.has_zbl else None

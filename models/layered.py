@@ -177,6 +177,14 @@ class LayeredModel(MessageModel):
         """First to last."""
         return [self.first, *self.later]
 
+    def readout_parameters(self) -> list[torch.nn.Parameter]:
+        """The readouts of all layers."""
+        return [self.layer_readouts, *self.readout.parameters()]
+
+    def last_layer_parameters(self) -> list[torch.nn.Parameter]:
+        """Messages, their mixing, products, update and residual of the last layer."""
+        return list(self.later[-1].parameters())
+
     def architecture(self) -> dict[str, Any]:
         """See the base class."""
         names = ("n_layers", "message_l", "message_mixing")

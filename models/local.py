@@ -115,6 +115,10 @@ class LocalModel(EnergyModel):
             density = self.density(vectors, centers, species[neighbors], len(species))
         self.initialise_scales([density], [species])
 
+    def last_layer_parameters(self) -> list[torch.nn.Parameter]:
+        """Products and features: all but the mixing of the density."""
+        return [self.product_weights, self.features_weight]
+
     @torch.no_grad()
     def native_parameters(self) -> dict[str, NDArray[Any]]:
         """See the base class; also product [S, n_nodes, K], product_tree, product_roots and features [K, F]."""

@@ -32,12 +32,13 @@ class Prediction(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Predicted minus labelled values, 0 where there is no label, and the number of labels."""
+    """Predicted minus labelled values, 0 where there is no label, the number of labels, and factors in the loss."""
 
     energy: Tensor  # [S] eV/atom
     forces: Tensor  # [N, 3] eV/Å
     stress: Tensor  # [S, 3, 3] eV/Å^3, or [0]
     counts: tuple[Tensor, Tensor, Tensor]  # structures; force components; stress components (9 per structure)
+    weights: tuple[Tensor, Tensor, Tensor]  # of the structures: [S], [N, 1], [S, 1, 1] (or [0])
 
 
 def predict(model: EdgeModel, batch: Batch, with_stress: bool, differentiable: bool) -> Prediction:
@@ -71,15 +72,16 @@ def residuals(prediction: Prediction, batch: Batch) -> Residuals:
     """Errors of a batch, masked to the labels that are present."""
     labelled_atoms = batch.has_forces[batch.structure]
     if prediction.stress is None:
-        stress, n_stress = torch.zeros(0), torch.tensor(0)
+        stress, n_stress, weights = torch.zeros(0), torch.tensor(0), torch.zeros(0)
     else:
         stress = (prediction.stress - batch.stress) * batch.has_stress[:, None, None]
-        n_stress = 9 * batch.has_stress.sum()
+        n_stress, weights = 9 * batch.has_stress.sum(), batch.weight[:, None, None]
     return Residuals(
         energy=(prediction.energy - batch.energy) / batch.n_atoms * batch.has_energy,
         forces=(prediction.forces - batch.forces) * labelled_atoms[:, None],
         stress=stress,
         counts=(batch.has_energy.sum(), 3 * labelled_atoms.sum(), n_stress),
+        weights=(batch.weight, batch.weight[batch.structure][:, None], weights),
     )
 
 
@@ -95,14 +97,16 @@ def penalties(errors: Tensor, kind: str, delta: float) -> Tensor:
 
 
 def loss_value(errors: Residuals, weights: LossWeights, loss: LossConfig) -> Tensor:
-    """Weighted sum of the mean penalties, a float64 scalar; a label that nothing carries adds nothing."""
+    """Weighted sum of the mean penalties, a float64 scalar; a label that nothing carries adds nothing.
+
+    The penalties of a structure count ``Structure.weight`` times; a mean is over the number of labels.
+    """
     total = torch.zeros((), dtype=torch.float64)
-    for label, values, count in zip(LABELS, errors[:3], errors.counts, strict=True):
+    for label, values, count, factors in zip(LABELS, errors[:3], errors.counts, errors.weights, strict=True):
         weight = getattr(weights, label)
         if weight > 0 and count > 0:
-            total = total + weight / float(count) * penalties(values, loss.kind, loss.huber_delta).sum(
-                dtype=torch.float64
-            )
+            weighted = factors * penalties(values, loss.kind, loss.huber_delta)
+            total = total + weight / float(count) * weighted.sum(dtype=torch.float64)
     return total
 
 
@@ -113,20 +117,28 @@ def weights_at(loss: LossConfig, epoch: int, epochs: int) -> LossWeights:
 
 
 class ErrorSums:
-    """Sums of errors over batches, from which root mean squares and the loss of a whole set follow."""
+    """Sums of errors over batches, from which root mean squares and the loss of a whole set follow.
+
+    ``sums`` has for each label the count, the sum of absolute errors, that of squares, and that of weighted penalties.
+    """
 
     def __init__(self, sums: dict[str, list[float]] | None = None) -> None:
         self.sums = sums or {label: [0.0, 0.0, 0.0, 0.0] for label in LABELS}
 
     def add(self, errors: Residuals, loss: LossConfig) -> None:
         """Add one batch."""
-        for label, values, count in zip(LABELS, errors[:3], errors.counts, strict=True):
+        for label, values, count, factors in zip(LABELS, errors[:3], errors.counts, errors.weights, strict=True):
             values = values.detach()
             sums = self.sums[label]
             sums[0] += float(count)
             sums[1] += float(values.abs().sum(dtype=torch.float64))
             sums[2] += float((values * values).sum(dtype=torch.float64))
-            sums[3] += float(penalties(values, loss.kind, loss.huber_delta).sum(dtype=torch.float64))
+            sums[3] += float((factors * penalties(values, loss.kind, loss.huber_delta)).sum(dtype=torch.float64))
+
+    def joined(self, other: ErrorSums) -> ErrorSums:
+        """The sums of both sets together."""
+        pairs = {label: zip(self.sums[label], other.sums[label], strict=True) for label in LABELS}
+        return ErrorSums({label: [one + two for one, two in pair] for label, pair in pairs.items()})
 
     def loss(self, weights: LossWeights) -> float:
         """The weighted loss of everything added."""

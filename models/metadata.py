@@ -15,6 +15,7 @@ from tesseral.models.checkpoint import Progress
 from tesseral.models.config import Config
 from tesseral.models.data import find_edges
 from tesseral.models.energy_model import EnergyModel
+from tesseral.models.initial import InitialModel
 from tesseral.models.metrics import UNITS
 from tesseral.models.prepare import PreparedData
 
@@ -67,10 +68,28 @@ def package_versions() -> dict[str, str]:
     return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
+def with_origin(metadata: dict[str, Any], initial: InitialModel, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a fine-tuned model: also from which model, whose citation stays, and the errors of that one.
+
+    Args:
+        metadata: as of any training.
+        initial: the model at the start.
+        before: its error tables by set.
+    """
+    old = initial.provenance().get("citation", "")
+    new = metadata["citation"]
+    citation = "; ".join(text for text in (new, f"initial model {initial.name}: {old}" if old else "") if text)
+    errors = {name: _errors(table) for name, table in before.items()}
+    training = metadata["training"] | {"errors_before": errors}
+    return metadata | {"citation": citation, "init_from": initial.provenance(), "training": training}
+
+
 def portable_config(config: Config) -> dict[str, Any]:
     """The configuration without the folders of this machine in its data paths."""
     content: dict[str, Any] = config.model_dump(mode="json")
-    for key in ("train", "validation", "test"):
+    if content["init_from"] is not None:
+        content["init_from"] = Path(content["init_from"]).name
+    for key in ("train", "validation", "test", "replay"):
         paths = content["data"][key]
         if isinstance(paths, list):
             content["data"][key] = [Path(path).name for path in paths]
@@ -78,7 +97,7 @@ def portable_config(config: Config) -> dict[str, Any]:
 
 
 def valid_range(data: PreparedData, cutoff: float) -> dict[str, Any]:
-    """Extremes of the training frames; outside them the model extrapolates.
+    """Extremes of the training frames, those of replay among them; outside them the model extrapolates.
 
     Returns:
         ``minimum_distance`` (Å) by pair of elements (absent where a pair never meets inside the cutoff), ``neighbors``
@@ -87,7 +106,8 @@ def valid_range(data: PreparedData, cutoff: float) -> dict[str, Any]:
     """
     shortest: dict[str, float] = {}
     neighbors: list[int] = []
-    for frame in data.training:
+    trained = [*data.training, *data.replay]
+    for frame in trained:
         centers, others, vectors = find_edges(frame.atoms, cutoff, frame.source)
         counts = np.bincount(centers, minlength=len(frame))
         neighbors += [int(counts.min()), int(counts.max())]
@@ -99,14 +119,14 @@ def valid_range(data: PreparedData, cutoff: float) -> dict[str, Any]:
                 if chosen.size:
                     pair = f"{one}-{other}"
                     shortest[pair] = round(min(float(chosen.min()), shortest.get(pair, np.inf)), 4)
-    largest = [float(np.linalg.norm(f.forces, axis=1).max()) for f in data.training if f.forces is not None]
-    volumes = [f.atoms.get_volume() / len(f) for f in data.training if f.atoms.pbc.all()]
+    largest = [float(np.linalg.norm(f.forces, axis=1).max()) for f in trained if f.forces is not None]
+    volumes = [f.atoms.get_volume() / len(f) for f in trained if f.atoms.pbc.all()]
     return {
         "minimum_distance": shortest,
         "neighbors": [min(neighbors), max(neighbors)],
         "largest_force": round(max(largest), 3) if largest else None,
         "volume_per_atom": [round(min(volumes), 3), round(max(volumes), 3)] if volumes else None,
-        "config_types": sorted({frame.config_type for frame in data.training}),
+        "config_types": sorted({frame.config_type for frame in trained}),
     }
 
 

@@ -19,11 +19,13 @@ from tesseral.models.data import batches_by_atoms
 from tesseral.models.energy_model import EnergyModel
 from tesseral.models.file import save_model, write_atomically
 from tesseral.models.frames import Frame
+from tesseral.models.initial import InitialModel, open_initial_model
 from tesseral.models.loss import predict
-from tesseral.models.metadata import model_metadata
+from tesseral.models.metadata import model_metadata, with_origin
 from tesseral.models.metrics import print_error_table
+from tesseral.models.optimisation import copy_into
 from tesseral.models.prepare import DTYPES, PreparedData, build_model, prepare_data
-from tesseral.models.progress import ConsoleMonitor
+from tesseral.models.progress import ConsoleMonitor, error_text
 from tesseral.models.report import EvaluatedSet, write_report
 from tesseral.models.training import CHECKPOINT_NAME, EVALUATION_ATOMS, Trainer
 
@@ -45,28 +47,36 @@ def train(config: Config, output: Path, resume: bool = False, console: Console |
         console: where progress is shown; None: nowhere.
 
     Returns:
-        Error tables by set (``train``, ``validation``, ``test``), see :func:`tesseral.models.metrics.error_table`.
+        Error tables by set (``train``, ``replay``, ``validation``, ``replay validation``, ``test``), see
+        :func:`tesseral.models.metrics.error_table`.
 
     Raises:
-        DataError, CheckpointError, TrainingError, TrainingInterrupted: see the modules of those names.
+        DataError, CheckpointError, TrainingError, TrainingInterrupted, ModelFileError: see the modules of those names.
+        FileNotFoundError: there is no model ``init_from``.
         OSError: something cannot be written.
     """
     console = console or Console(quiet=True)
-    _open_folder(output, resume)
+    initial = open_initial_model(config)
+    _open_folder(output, resume, initial)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
     with _threads(config.training.threads):
-        data = prepare_data(config, lambda text: console.print(text, soft_wrap=True, highlight=False))
-        structures = data.structures(data.training, config.model.cutoff, DTYPES[config.training.precision])
-        validation = data.structures(data.validation, config.model.cutoff, DTYPES[config.training.precision])
-        model = build_model(config, data, structures)
-        trainer = Trainer(model, structures, validation, config.training, output, _identity(config, data))
+        data = prepare_data(config, say, initial)
+        trainer = _trainer(config, output, data, initial)
         if trainer.checkpoint.exists():
             trainer.resume()
+        elif initial is not None:
+            start = trainer.validate_start()
+            for name in [name for name in data.sets if name in start]:
+                say(f"{initial.name} before the first step: {name} {error_text(start[name])}")
         write_atomically(output / CONFIG_NAME, dump_config(config).encode("utf-8"))
         progress = trainer.state.progress
         log = _Log(output / LOG_NAME, progress.history)
         with ConsoleMonitor(console, config.training.epochs, progress.epoch) as monitor:
             trainer.fit([monitor, log])
-        return _conclude(config, output, data, model, trainer, console)
+        return _conclude(config, output, data, trainer, initial, console)
 
 
 def predict_frames(model: EnergyModel, data: PreparedData, frames: Sequence[Frame]) -> list[dict[str, Any]]:
@@ -89,44 +99,78 @@ def predict_frames(model: EnergyModel, data: PreparedData, frames: Sequence[Fram
     return predictions
 
 
-def _open_folder(output: Path, resume: bool) -> None:
-    """Make the folder; a training in it is continued only if asked."""
+def _open_folder(output: Path, resume: bool, initial: InitialModel | None) -> None:
+    """Make the folder; a training in it is continued only if asked, and the model to start from stays."""
     output.mkdir(parents=True, exist_ok=True)
+    if initial is not None and (output / MODEL_NAME).exists() and initial.path.samefile(output / MODEL_NAME):
+        raise CheckpointError(f"{initial.path}: the model of init_from would be overwritten; choose another --output")
     if (output / CHECKPOINT_NAME).exists() and not resume:
         raise CheckpointError(
             f"{output}: already holds a training; continue it with --resume, or choose another --output"
         )
 
 
-def _identity(config: Config, data: PreparedData) -> dict[str, Any]:
+def _trainer(config: Config, output: Path, data: PreparedData, initial: InitialModel | None) -> Trainer:
+    """The trainer of a model before its first step; replay frames are among those it trains on."""
+    cutoff, dtype = config.model.cutoff if initial is None else initial.model.cutoff, DTYPES[config.training.precision]
+    weight = config.data.replay_weight
+    training = data.structures(data.training, cutoff, dtype)
+    model = build_model(config, data, training, initial)
+    training += data.structures(data.replay, cutoff, dtype, weight)
+    validation = data.structures(data.validation, cutoff, dtype)
+    replay_validation = data.structures(data.replay_validation, cutoff, dtype, weight)
+    identity = _identity(config, data, initial)
+    return Trainer(model, training, validation, config.training, output, identity, replay_validation)
+
+
+def _identity(config: Config, data: PreparedData, initial: InitialModel | None) -> dict[str, Any]:
     """What must not change between the parts of a resumed training: all numbers that enter the result."""
     content = config.model_dump(mode="json")
     settings = {k: v for k, v in content["training"].items() if k not in ("threads", "checkpoint_interval")}
+    start = {} if initial is None else {"init_from": initial.sha256, "replay_weight": config.data.replay_weight}
     return {
+        **start,
         "model": content["model"],
         "training": settings,
         "elements": data.elements,
         "e0": data.e0,
-        "data": data.fingerprint(),
+        **data.fingerprints(),
     }
 
 
 def _conclude(
-    config: Config, output: Path, data: PreparedData, model: EnergyModel, trainer: Trainer, console: Console
+    config: Config,
+    output: Path,
+    data: PreparedData,
+    trainer: Trainer,
+    initial: InitialModel | None,
+    console: Console,
 ) -> dict[str, Any]:
-    """Write the model file, then the report, from the best weights, which the trainer has left in the model."""
-    exported = copy.deepcopy(model).double()
-    frames = {"train": data.training, "validation": data.validation, **data.tests}
-    sets = {name: EvaluatedSet(some, predict_frames(exported, data, some)) for name, some in frames.items() if some}
+    """Write the model file, then the report, from the best weights, which the trainer has left in the model.
+
+    What was not trained is taken from the initial model in full precision.
+    """
+    exported = copy.deepcopy(trainer.model).double() if initial is None else initial.with_e0(data.e0)
+    parameters = dict(exported.named_parameters())
+    copy_into({name: parameters[name] for name in trainer.state.best}, trainer.state.best)
     progress = trainer.state.progress
+    sets = _evaluated(exported, data)
     tables = {name: one.table for name, one in sets.items()}
     metadata = model_metadata(config, data, exported, progress, tables)
+    before: dict[str, Any] = {}
+    if initial is not None:
+        before = {name: one.table for name, one in _evaluated(initial.with_e0(data.e0), data).items()}
+        metadata = with_origin(metadata, initial, before)
     save_model(output / MODEL_NAME, torch.jit.script(exported), metadata, exported.native_parameters())
-    write_report(output / "report", sets, data.e0, progress.history)
+    write_report(output / "report", sets, data.e0, progress.history, before)
     for name, table in tables.items():
         print_error_table(console, name, table)
     console.print(f"model: {output / MODEL_NAME}   report: {output / 'report'}", soft_wrap=True, highlight=False)
     return tables
+
+
+def _evaluated(model: EnergyModel, data: PreparedData) -> dict[str, EvaluatedSet]:
+    return {name: EvaluatedSet(frames, predict_frames(model, data, frames)) for name, frames in data.sets.items()}
 
 
 class _Log:

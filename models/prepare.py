@@ -1,10 +1,11 @@
-"""From a configuration to checked data and a freshly initialised model."""
+"""From a configuration to checked data and a model ready for its training."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tesseral.models.data import Structure, build_structure, collate, species_in
 from tesseral.models.e0 import atomic_energies, separate_isolated_atoms
 from tesseral.models.energy_model import EnergyModel
 from tesseral.models.frames import DataError, Frame, LabelKeys, read_frames
+from tesseral.models.initial import InitialModel, freeze, initial_energies
 from tesseral.models.layered import LayeredModel
 from tesseral.models.local import LocalModel
 
@@ -30,10 +32,12 @@ class PreparedData:
     """Frames of a training, all read and checked before the first step.
 
     Attributes:
-        elements: symbols, by atomic number.
+        elements: symbols in the order of the species indices: by atomic number, or as in the model to start from.
         e0: energy of each free atom in eV.
         training, validation: frames without those of isolated atoms.
         tests: test frames by name of the set.
+        shift: further energy per atom of the model to start from, in eV; none otherwise.
+        replay, replay_validation: old frames that are trained along, and those kept for validation.
     """
 
     elements: list[str]
@@ -41,78 +45,125 @@ class PreparedData:
     training: list[Frame]
     validation: list[Frame]
     tests: dict[str, list[Frame]]
+    shift: dict[str, float] = field(default_factory=dict)
+    replay: list[Frame] = field(default_factory=list)
+    replay_validation: list[Frame] = field(default_factory=list)
 
     @property
     def baseline(self) -> np.ndarray:
         """[n_elements] energies in eV that are subtracted from the labels."""
-        return np.array([self.e0[element] for element in self.elements])
+        return np.array([self.e0[element] + self.shift.get(element, 0.0) for element in self.elements])
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the training and validation frames with their labels."""
-        digest = hashlib.sha256()
-        for frame in (*self.training, *self.validation):
-            atoms = frame.atoms
-            digest.update(f"{atoms.pbc.tolist()} {frame.energy} {len(frame)}".encode())
-            for array in (atoms.numbers, atoms.positions, atoms.cell.array, frame.forces, frame.stress):
-                digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+    @property
+    def sets(self) -> dict[str, list[Frame]]:
+        """All sets with frames, by the names they have in reports."""
+        named = {
+            "train": self.training,
+            "replay": self.replay,
+            "validation": self.validation,
+            "replay validation": self.replay_validation,
+            **self.tests,
+        }
+        return {name: frames for name, frames in named.items() if frames}
 
-    def structures(self, frames: Sequence[Frame], cutoff: float, dtype: torch.dtype) -> list[Structure]:
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the frames with their labels: ``data`` of training and validation, ``replay`` if there is any."""
+        sets = {"data": [*self.training, *self.validation], "replay": [*self.replay, *self.replay_validation]}
+        return {name: _fingerprint(frames) for name, frames in sets.items() if frames}
+
+    def structures(
+        self, frames: Sequence[Frame], cutoff: float, dtype: torch.dtype, weight: float = 1.0
+    ) -> list[Structure]:
         """Frames as tensors; see :func:`tesseral.models.data.build_structure`."""
-        return [build_structure(frame, self.elements, cutoff, self.baseline, dtype) for frame in frames]
+        return [build_structure(frame, self.elements, cutoff, self.baseline, dtype, weight) for frame in frames]
 
 
-def prepare_data(config: Config, say: Callable[[str], None]) -> PreparedData:
+def prepare_data(config: Config, say: Callable[[str], None], initial: InitialModel | None = None) -> PreparedData:
     """Read all files of a configuration, split off validation, and find E0.
 
     Args:
         config: the configuration.
         say: is told in a line per file which labels were found, and what was decided.
+        initial: the model to start from, which has the elements and the cutoff.
 
     Raises:
-        DataError: see :func:`read_frames`, :func:`atomic_energies`; also an element in the validation or test
-            data that the training data lacks, and loss weights without any label.
+        DataError: see :func:`read_frames`, :func:`atomic_energies`; also an element that the model to start from lacks,
+            or one in the validation or test data that the training data lacks, and loss weights without any label.
     """
-    data, cutoff = config.data, config.model.cutoff
-    keys = LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.stress_offset)
-
-    def read(paths: Sequence[str]) -> list[Frame]:
-        frames, reports = read_frames(paths, keys)
-        for report in reports:
-            say(str(report))
-        return frames
-
-    training, isolated = separate_isolated_atoms(read(data.train), cutoff)
-    training = _labelled(training, say)
-    if not training:
-        raise DataError(f"{', '.join(data.train)}: only isolated atoms; nothing to train on")
+    data, cutoff = config.data, config.model.cutoff if initial is None else initial.model.cutoff
+    read = _Reader(LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.stress_offset), cutoff, say)
+    training, replay, isolated = read.training(data.train, data.replay)
     validation: list[Frame] = []
+    replay_validation: list[Frame] = []
     if isinstance(data.validation, list):
-        validation, _ = separate_isolated_atoms(read(data.validation), cutoff)
+        validation, _ = separate_isolated_atoms(read(data.validation)[0], cutoff)
     elif data.validation > 0:
         training, validation = split_validation(training, data.validation, config.training.seed)
-    numbers = sorted({int(number) for frame in training for number in frame.atoms.numbers})
-    elements = [chemical_symbols[number] for number in numbers]
-    tests = {_test_name(path, data.test): read([path]) for path in data.test}
-    for frame in (*validation, *(frame for frames in tests.values() for frame in frames)):
-        species_indices(frame.atoms, elements, frame.source)
-    _check_labels(config, training)
-    e0 = atomic_energies(config.model.e0, training, isolated, elements)
+        if replay:
+            replay, replay_validation = split_validation(replay, data.validation, config.training.seed, "replay frames")
+    tests = {_test_name(path, data.test): read([path])[0] for path in data.test}
+    if initial is None:
+        elements, owner = _elements(training), "the training data"
+    else:
+        elements, owner = initial.elements, f"the model {initial.name}, from which the training starts"
+    for frame in (*training, *replay, *validation, *replay_validation, *itertools.chain(*tests.values())):
+        species_indices(frame.atoms, elements, frame.source, owner)
+    _check_labels(config, training + replay)
+    if initial is None:
+        e0, shift = atomic_energies(config.model.e0, training, isolated, elements), {}
+    else:
+        e0, shift = initial_energies(config.model.e0, initial, training + replay, isolated), initial.shift
     if isolated:
         say(f"{len(isolated)} isolated atoms give E0 or are left out: an isolated atom has E0 by construction")
-    say(f"{len(training)} training and {len(validation)} validation frames; E0 / eV: {_listed(e0)}")
-    return PreparedData(elements, e0, training, validation, tests)
+    old = f", {len(replay)} and {len(replay_validation)} of replay" if replay else ""
+    say(f"{len(training)} training and {len(validation)} validation frames{old}; E0 / eV: {_listed(e0)}")
+    return PreparedData(elements, e0, training, validation, tests, shift, replay, replay_validation)
 
 
-def build_model(config: Config, data: PreparedData, structures: Sequence[Structure]) -> EnergyModel:
+class _Reader:
+    """Reads files, telling of each which labels were found."""
+
+    def __init__(self, keys: LabelKeys, cutoff: float, say: Callable[[str], None]) -> None:
+        self.keys, self.cutoff, self.say = keys, cutoff, say
+
+    def __call__(self, paths: Sequence[str]) -> tuple[list[Frame], list[int]]:
+        """All frames, and how many each file has."""
+        frames, reports = read_frames(paths, self.keys)
+        for report in reports:
+            self.say(str(report))
+        return frames, [report.n_frames for report in reports]
+
+    def training(self, new: list[str], old: list[str]) -> tuple[list[Frame], list[Frame], list[Frame]]:
+        """Labelled frames of new data and of replay, and isolated atoms; read together: labels must be of one kind."""
+        frames, sizes = self([*new, *old])
+        n_new = sum(sizes[: len(new)])
+        training, isolated = separate_isolated_atoms(frames[:n_new], self.cutoff)
+        replay, more_isolated = separate_isolated_atoms(frames[n_new:], self.cutoff)
+        training, replay = _labelled(training, self.say), _labelled(replay, self.say)
+        for paths, some in ((new, training), (old, replay)):
+            if paths and not some:
+                raise DataError(f"{', '.join(paths)}: only isolated atoms; nothing to train on")
+        return training, replay, isolated + more_isolated
+
+
+def build_model(
+    config: Config, data: PreparedData, structures: Sequence[Structure], initial: InitialModel | None = None
+) -> EnergyModel:
     """A model with random weights from the seed, normalised on a sample of the training structures.
 
     The energy scale ``auto`` is the root mean square of the force components times 1 Å, and 1 eV without forces.
     No constant is added to E0 (shift 0): with E0 from isolated atoms the network learns the whole binding energy,
     so that atoms that move apart end at E0; with least squares E0 already is the mean.
+
+    With an initial model: this one, with the E0 of the data, all other scales as they are, and only the chosen
+    parameters open to optimisation.
     """
     settings = config.model
     torch_dtype = DTYPES[config.training.precision]
+    if initial is not None:
+        model = initial.with_e0(data.e0).to(torch_dtype)
+        freeze(model, config.training.trainable)
+        return model
     scale = force_scale(data.training) if settings.scale == "auto" else settings.scale
     arguments: dict[str, Any] = {
         "species": data.elements,
@@ -123,7 +174,6 @@ def build_model(config: Config, data: PreparedData, structures: Sequence[Structu
     }
     for name in ("cutoff", "l_max", "n_radial", "channels", "nu", "features", "readout", "radial_basis"):
         arguments[name] = getattr(settings, name)
-    model: EnergyModel
     if settings.layers == 1:
         model = LocalModel(**arguments)
     else:
@@ -133,6 +183,21 @@ def build_model(config: Config, data: PreparedData, structures: Sequence[Structu
     sample = collate(_spread_sample(structures, SCALE_SAMPLE_ATOMS))
     model.normalise(sample.vectors, sample.centers, sample.neighbors, sample.species)
     return model
+
+
+def _elements(frames: Sequence[Frame]) -> list[str]:
+    numbers = sorted({int(number) for frame in frames for number in frame.atoms.numbers})
+    return [chemical_symbols[number] for number in numbers]
+
+
+def _fingerprint(frames: Sequence[Frame]) -> str:
+    digest = hashlib.sha256()
+    for frame in frames:
+        atoms = frame.atoms
+        digest.update(f"{atoms.pbc.tolist()} {frame.energy} {len(frame)}".encode())
+        for array in (atoms.numbers, atoms.positions, atoms.cell.array, frame.forces, frame.stress):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def force_scale(frames: Sequence[Frame]) -> float:

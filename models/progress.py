@@ -62,8 +62,9 @@ class ConsoleMonitor:
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Remember the validation errors; without a terminal print a line if the last one is old."""
-        if "validation" in record:
-            self.validation = f" | validation {error_text(record['validation'])}"
+        names = [name for name in ("validation", "replay validation") if name in record]
+        if names:
+            self.validation = "".join(f" | {name} {error_text(record[name])}" for name in names)
         if self.console.is_terminal:
             self.bar.update(self.task, completed=record["epoch"])
         elif record["epoch"] == self.epochs or time.monotonic() - self.last_line >= LINE_INTERVAL:

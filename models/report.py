@@ -38,19 +38,25 @@ class EvaluatedSet:
 
 
 def write_report(
-    folder: Path, sets: Mapping[str, EvaluatedSet], e0: Mapping[str, float], history: Sequence[Mapping[str, Any]]
+    folder: Path,
+    sets: Mapping[str, EvaluatedSet],
+    e0: Mapping[str, float],
+    history: Sequence[Mapping[str, Any]],
+    before: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write metrics.json, parity plots, error distributions and the learning curve.
 
     Args:
         folder: where the files go; made if need be.
-        sets: evaluated frames by name (``train``, ``validation``, ``test``).
+        sets: evaluated frames by name (``train``, ``validation``, ``test``, ``replay``).
         e0: energy of the free atoms in eV by element; parity plots show energies relative to them.
         history: one record per epoch, as in log.jsonl.
+        before: error tables by set of the model that a fine-tuning started from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tables = {name: one.table for name, one in sets.items()}
-    text = json.dumps({"units": UNITS, **tables}, indent=1, ensure_ascii=False)
+    content = {"units": UNITS, **tables} | ({"before": before} if before else {})
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     write_atomically(folder / "metrics.json", text.encode("utf-8"))
     for quantity in UNITS:
         if any(table[quantity] for table in tables.values()):
@@ -137,7 +143,7 @@ def _distribution_plot(sets: Mapping[str, EvaluatedSet]) -> Figure:
 def _learning_curve(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, label, unit in zip(figure.subplots(1, 2), ("energy", "forces"), ("meV/atom", "meV/Å"), strict=True):
-        for part in ("training", "validation"):
+        for part in ("training", "validation", "replay validation"):
             _draw_curve(axes, history, part, f"{label}_rmse")
         axes.set(xlabel="epoch", ylabel=f"RMSE of {label} / ({unit})")
         if axes.lines:

@@ -58,6 +58,7 @@ class Trainer:
     Args:
         model: what is fitted; its weights change in place.
         training, validation: structures; without validation the averaged weights of the last epoch are the result.
+        replay_validation: further structures for validation, whose errors are told apart.
         settings: the ``training`` section of the configuration.
         folder: where the checkpoint is written.
         identity: JSON data that a checkpoint must agree with to be resumed.
@@ -71,6 +72,7 @@ class Trainer:
         settings: TrainingConfig,
         folder: Path,
         identity: dict[str, Any],
+        replay_validation: Sequence[Structure] = (),
     ) -> None:
         self.model = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -80,6 +82,7 @@ class Trainer:
         self.identity = identity
         self.steps_per_epoch = math.ceil(len(training) / settings.batch_size)
         self.validation_batches: list[Batch] = list(batches_by_atoms(validation, EVALUATION_ATOMS))
+        self.replay_batches: list[Batch] = list(batches_by_atoms(replay_validation, EVALUATION_ATOMS))
         average = AveragedWeights(model, settings.ema_decay)
         best = {name: value.clone() for name, value in average.average.items()}
         self.state = TrainingState(model, make_optimizer(model, settings), average, best, Progress())
@@ -92,6 +95,19 @@ class Trainer:
             CheckpointError: it is damaged, or belongs to another configuration, other data or another model.
         """
         load_checkpoint(self.checkpoint, self.state, self.identity)
+
+    def validate_start(self) -> dict[str, Any]:
+        """Validate the weights before the first step: the training can then only end with better ones.
+
+        Returns:
+            The record of epoch 0, with which the history begins; empty without validation structures.
+        """
+        if not self.validation_batches:
+            return {}
+        record: dict[str, Any] = {"epoch": 0, "step": 0, "seconds": 0.0}
+        self._validate(record)
+        self.state.progress.history.append(record)
+        return record
 
     def fit(self, monitors: Sequence[Monitor]) -> dict[str, Tensor]:
         """Train until the last epoch or the early stop.
@@ -182,11 +198,14 @@ class Trainer:
         progress = self.state.progress
         if self.validation_batches:
             with self.state.average.in_place():
-                sums = self._evaluate(self.validation_batches)
+                sums, replay = self._evaluate(self.validation_batches), self._evaluate(self.replay_batches)
             # always with the weights of the last epoch, so that the stages compare
-            loss = sums.loss(weights_at(self.settings.loss, self.settings.epochs, self.settings.epochs))
+            weights = weights_at(self.settings.loss, self.settings.epochs, self.settings.epochs)
+            loss = sums.joined(replay).loss(weights)
             self._check_finite(loss)
             record["validation"] = {"loss": loss, **sums.summary()}
+            if self.replay_batches:
+                record["replay validation"] = replay.summary()
             if progress.best_loss is not None and loss >= progress.best_loss:
                 progress.stale = progress.stale + 1 if self._in_last_stage() else 0
                 return

@@ -66,7 +66,7 @@ def test_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("model.nu", 5, r"model\.nu: input should be less than or equal to 4, got 5"),
         ("model.radial_basis", "spline", r"model\.radial_basis: input should be 'bessel', 'chebyshev' or 'gaus"),
         ("model.e0", {"Xx": 1.0}, r"model\.e0: not the symbol of an element: 'Xx'"),
-        ("model.e0", "isolated", r"model\.e0: input should be 'least_squares' or 'isolated_atoms'"),
+        ("model.e0", "isolated", r"model\.e0: input should be 'least_squares', 'isolated_atoms' or"),
         ("model.scale", -1, r"model\.scale: must be larger than 0 eV or auto, got -1"),
         ("model.readout", [0], r"model\.readout: hidden widths must be at least 1, got \[0\]"),
         ("model.zbl", {"inner": 2, "outer": 1}, r"model\.zbl: outer \(1 Å\) must be larger than inner \(2 Å\)"),
@@ -140,3 +140,67 @@ def test_configuration_is_immutable() -> None:
     assert isinstance(config, Config) and isinstance(config.training, TrainingConfig)
     with pytest.raises(ValueError, match="frozen"):
         config.training.epochs = 3  # type: ignore[misc]
+
+
+# --- fine-tuning
+
+
+def fine_tuning(**keys: Any) -> dict[str, Any]:
+    return {"name": "a", "init_from": "water", "data": {"train": "/data/train.xyz"}, **keys}
+
+
+def test_the_initial_model_decides_the_architecture(tmp_path: Path) -> None:
+    config = parse_config(fine_tuning(model={"e0": {"H": -1.0}}, training={"trainable": "readout"}))
+    assert config.model.e0 == {"H": -1.0}
+    assert parse_config(fine_tuning()).model.e0 == "init_from"
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    assert config.model_dump()["model"] == {"e0": {"H": -1.0}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"model": {"cutoff": 4.0, "nu": 2}},
+            r"model: with init_from the model is that of the file; remove cutoff, nu",
+        ),
+        ({"model": {"e": 1}}, r"model\.e: unknown key; did you mean 'e0'\?"),
+        ({"preset": "local-small"}, r"preset: cannot be used with init_from: the model is that of the file"),
+        ({"init_from": None, "model": {"e0": "init_from"}}, r"model: e0: init_from needs the key init_from"),
+        ({"init_from": None, "training": {"trainable": "readout"}}, r"training: trainable: readout needs init_from"),
+        (
+            {"init_from": None, "data": {"train": "x", "replay": "y"}},
+            r"data: replay needs init_from: only a model that",
+        ),
+        ({"init_from": ""}, r"init_from: string should have at least 1 character"),
+        ({"init_fron": "water"}, r"init_fron: unknown key; did you mean 'init_from'\?"),
+        ({"data": {"train": "x", "repaly": "y"}}, r"data\.repaly: unknown key; did you mean 'replay'\?"),
+        ({"data": {"train": "x", "replay_weight": 0}}, r"data\.replay_weight: input should be greater than 0, got 0"),
+        ({"training": {"trainable": "last"}}, r"training\.trainable: input should be 'all', 'last_layer' or 'readout'"),
+    ],
+)
+def test_unusable_keys_of_a_fine_tuning_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(fine_tuning(**keys))
+
+
+def test_paths_start_at_the_file_and_bare_words_are_shipped_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "train.yaml"
+
+    def start(value: str, overrides: list[str] | None = None) -> str | None:
+        path.write_text(f"name: a\ninit_from: {value}\ndata: {{train: x.xyz, replay: y.xyz}}\n")
+        config = load_config(path, overrides, data_root="/data")
+        assert config.data.replay == ["/data/y.xyz"]
+        return config.init_from
+
+    assert start("water") == "water"
+    assert start("old.pt") == str(tmp_path / "old.pt")
+    assert start("run/model") == str(tmp_path / "run/model")
+    assert start("/models/old.pt") == "/models/old.pt"
+    monkeypatch.chdir("/")
+    assert start("water", ["init_from=old.pt"]) == "/old.pt"
+    (tmp_path / "water").touch()
+    assert start("water") == str(tmp_path / "water")

@@ -75,6 +75,33 @@ def test_loss_is_the_weighted_mean_over_what_is_labelled() -> None:
     assert sums.summary()["forces_rmse"] == pytest.approx(1000 * math.sqrt(forces))
 
 
+def test_frames_count_as_often_as_their_weight_says() -> None:
+    dimer, crystal = spring_batch()[1]
+    weights, loss = LossWeights(energy=2.0, forces=3.0, stress=5.0), LossConfig()
+
+    def value(factor: float) -> tuple[float, ErrorSums]:
+        structures = [
+            build_structure(frame, ["Cu"], 3.0, np.array([0.5]), torch.float64, weight)
+            for frame, weight in ((dimer, 1.0), (crystal, factor))
+        ]
+        batch = collate(structures)
+        errors = residuals(predict(TwoSprings(0.2), batch, True, False), batch)
+        sums = ErrorSums()
+        sums.add(errors, loss)
+        return float(loss_value(errors, weights, loss)), sums
+
+    result = predict(TwoSprings(0.2), spring_batch()[0], True, False)
+    assert result.stress is not None
+    energy = 2.0 * (float(result.energy[1]) + 1.5) ** 2 / 2  # mean over two frames
+    stress = 5.0 * float((result.stress[1] - 0.1 * torch.eye(3, dtype=torch.float64)).square().mean())
+    (whole, sums), (part, part_sums) = value(1.0), value(0.25)
+    assert whole - part == pytest.approx(0.75 * (energy + stress), rel=1e-12)
+    assert part_sums.loss(weights) == pytest.approx(part, rel=1e-12)
+    assert part_sums.summary() == sums.summary()
+    joined = sums.joined(part_sums)
+    assert joined.loss(weights) == pytest.approx((whole + part) / 2, rel=1e-12)
+
+
 def test_huber_is_square_inside_linear_outside_and_smooth() -> None:
     errors = torch.tensor([-3.0, -0.5, 0.2, 2.0], dtype=torch.float64, requires_grad=True)
     values = penalties(errors, "huber", 0.5)
