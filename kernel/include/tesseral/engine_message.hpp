@@ -261,7 +261,7 @@ class BlockMessages {
     const auto& of_path = message_.couplings.paths[static_cast<std::size_t>(path)];
     for (int32_t x = of_path.first_row; x < of_path.last_row; ++x) {
       const auto& of_row = message_.couplings.rows[static_cast<std::size_t>(x)];
-      RowGradient<known> row{of_row.first_entry, known ? known : of_path.n_outs, G + of_path.first_out * row_,
+      RowGradient<known> row{known ? known : of_path.n_outs, G + of_path.first_out * row_,
                              neighbor_row(pass_.before, edge, of_row.component),
                              neighbor_row(pass_.adjoints_before, edge, of_row.component)};
       for (int o = 0; o < row.n_outs; ++o) {
@@ -281,7 +281,7 @@ class BlockMessages {
   /// One component of h along one edge: its part of a message's gradient.
   template <int known>
   struct RowGradient {
-    int first_entry, n_outs;
+    int n_outs;
     const T* cotangents;  // [n_outs, row]
     const T* h;           // [row]
     T* dh;                // [row]
