@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,29 +37,42 @@ def measure_mace(cells: int = 5, repeats: int = 7) -> dict[str, Any]:
     reason = mace_missing()
     if reason is not None:
         return {"skipped": reason}
-    finished = _run_mace("--cells", str(cells), "--repeats", str(repeats))
+    return time_mace("--cells", str(cells), "--repeats", str(repeats))
+
+
+def time_mace(*arguments: str, tuned: bool = True) -> dict[str, Any]:
+    """What `tesseral.benchmarks.mace_torch` prints, run in a process of its own with these arguments.
+
+    tuned: with MALLOC_SETTING; otherwise malloc is as it comes.
+    Returns ``skipped``, the reason, if it does not run.
+    """
+    finished = _run_mace(*arguments, tuned=tuned)
     if finished.returncode != 0:
-        return {"skipped": _failure(finished)}
+        return {"skipped": failure(finished, "mace-torch does not run here")}
     result: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
     return result
 
 
-def write_mace_model(path: Path, atomic_numbers: Sequence[int]) -> str | None:
+def write_mace_model(path: Path, atomic_numbers: Sequence[int], dtype: str = "float32") -> str | None:
     """Write a MACE 128x0e with random weights for these elements, as mace-torch stores models.
 
     Returns:
         Why that is not possible, or None.
     """
-    finished = _run_mace("--write", str(path), "--elements", *map(str, atomic_numbers))
-    return _failure(finished) if finished.returncode != 0 else None
+    finished = _run_mace("--write", str(path), "--dtype", dtype, "--elements", *map(str, atomic_numbers))
+    return failure(finished, "mace-torch does not run here") if finished.returncode != 0 else None
 
 
-def _failure(finished: subprocess.CompletedProcess[str]) -> str:
+def failure(finished: subprocess.CompletedProcess[str], what: str) -> str:
+    """Why a process has failed: `what` and the last line of its output that names an error, or its last line."""
     lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
-    return f"mace-torch does not run here: {lines[-1]}"
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unsupported)\b", line)]
+    return f"{what}: {(errors or lines)[-1]}"
 
 
-def _run_mace(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _run_mace(*arguments: str, tuned: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tesseral.benchmarks.mace_torch", *arguments]
     environment = {**os.environ, **MACE_SETTING}
+    if not tuned:
+        environment = {name: value for name, value in environment.items() if name not in MALLOC_SETTING}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -25,6 +25,15 @@ def median_seconds(function: Callable[[], object], repeats: int = REPEATS, warm_
     return statistics.median(seconds)
 
 
+def peak_megabytes(status: Path = Path("/proc/self/status")) -> float | None:
+    """Most memory that this process has held, in 10^6 bytes; None where the system does not tell."""
+    try:
+        lines = status.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+
+
 def processor() -> str:
     """Name of the processor."""
     try:

@@ -16,8 +16,8 @@ ISOLATED_ATOM_TOLERANCE = 1e-3
 def separate_isolated_atoms(frames: Sequence[Frame], cutoff: float) -> tuple[list[Frame], list[Frame]]:
     """Split off frames of one atom without a neighbour inside the cutoff.
 
-    The model's energy of an isolated atom is E0 by construction, so such frames say what E0 is and are not
-    trained on.
+    The energy of an isolated atom is E0 by construction, so such frames say what E0 is and are not trained on. Only
+    imported models may have more there, see :meth:`tesseral.models.energy_model.EnergyModel.learns_isolated_atoms`.
 
     Returns:
         The other frames, and the isolated atoms.

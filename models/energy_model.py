@@ -254,6 +254,10 @@ class EnergyModel(torch.nn.Module):
             return [*self.last_layer_parameters(), *self.readout_parameters()]
         raise ValueError(f"model: trainable must be all, last_layer or readout, got {which!r}")
 
+    def learns_isolated_atoms(self) -> bool:
+        """Whether the energy of an atom without neighbours depends on parameters; if not, it is e0 + shift."""
+        return False
+
     def readout_parameters(self) -> list[torch.nn.Parameter]:
         """What "readout" means in `trainable_parameters`."""
         return list(self.readout.parameters())

@@ -263,6 +263,10 @@ class MaceModel(ExactBuffers, MaceOperators):
         mace_weights.take_network(model, network)
         return model
 
+    def learns_isolated_atoms(self) -> bool:
+        """See the base class: the readouts see the constant."""
+        return self.has_constant
+
     def all_layers(self) -> list[Layer]:
         """First to last."""
         return [self.first, *self.later]

@@ -34,7 +34,7 @@ class PreparedData:
     Attributes:
         elements: symbols in the order of the species indices: by atomic number, or as in the model to start from.
         e0: energy of each free atom in eV.
-        training, validation: frames without those of isolated atoms.
+        training, validation: frames, without those of isolated atoms unless the model to start from learns them.
         tests: test frames by name of the set.
         shift: further energy per atom of the model to start from, in eV; none otherwise.
         replay, replay_validation: old frames that are trained along, and those kept for validation.
@@ -92,15 +92,19 @@ def prepare_data(config: Config, say: Callable[[str], None], initial: InitialMod
     """
     data, cutoff = config.data, config.model.cutoff if initial is None else initial.model.cutoff
     read = _Reader(LabelKeys(data.energy_key, data.forces_key, data.stress_key, data.stress_offset), cutoff, say)
-    training, replay, isolated = read.training(data.train, data.replay)
+    training, replay, single, old_single = read.training(data.train, data.replay)
+    learnt = initial is not None and initial.model.learns_isolated_atoms()
     validation: list[Frame] = []
     replay_validation: list[Frame] = []
     if isinstance(data.validation, list):
-        validation, _ = separate_isolated_atoms(read(data.validation)[0], cutoff)
+        validation, others = separate_isolated_atoms(read(data.validation)[0], cutoff)
+        validation += others if learnt else []
     elif data.validation > 0:
         training, validation = split_validation(training, data.validation, config.training.seed)
         if replay:
             replay, replay_validation = split_validation(replay, data.validation, config.training.seed, "replay frames")
+    if learnt:  # never split off: there may be one of each element
+        training, replay = training + _labelled(single, say), replay + _labelled(old_single, say)
     tests = {_test_name(path, data.test): read([path])[0] for path in data.test}
     if initial is None:
         elements, owner = _elements(training), "the training data"
@@ -109,12 +113,13 @@ def prepare_data(config: Config, say: Callable[[str], None], initial: InitialMod
     for frame in (*training, *replay, *validation, *replay_validation, *itertools.chain(*tests.values())):
         species_indices(frame.atoms, elements, frame.source, owner)
     _check_labels(config, training + replay)
+    isolated = single + old_single
     if initial is None:
         e0, shift = atomic_energies(config.model.e0, training, isolated, elements), {}
     else:
         e0, shift = initial_energies(config.model.e0, initial, training + replay, isolated), initial.shift
     if isolated:
-        say(f"{len(isolated)} isolated atoms give E0 or are left out: an isolated atom has E0 by construction")
+        say(_about_isolated_atoms(len(isolated), learnt, any(shift.values())))
     old = f", {len(replay)} and {len(replay_validation)} of replay" if replay else ""
     say(f"{len(training)} training and {len(validation)} validation frames{old}; E0 / eV: {_listed(e0)}")
     return PreparedData(elements, e0, training, validation, tests, shift, replay, replay_validation)
@@ -133,17 +138,18 @@ class _Reader:
             self.say(str(report))
         return frames, [report.n_frames for report in reports]
 
-    def training(self, new: list[str], old: list[str]) -> tuple[list[Frame], list[Frame], list[Frame]]:
-        """Labelled frames of new data and of replay, and isolated atoms; read together: labels must be of one kind."""
+    def training(self, new: list[str], old: list[str]) -> tuple[list[Frame], list[Frame], list[Frame], list[Frame]]:
+        """Labelled frames of new data and of replay, and the isolated atoms of both; read together: labels must be of
+        one kind."""
         frames, sizes = self([*new, *old])
         n_new = sum(sizes[: len(new)])
         training, isolated = separate_isolated_atoms(frames[:n_new], self.cutoff)
-        replay, more_isolated = separate_isolated_atoms(frames[n_new:], self.cutoff)
+        replay, old_isolated = separate_isolated_atoms(frames[n_new:], self.cutoff)
         training, replay = _labelled(training, self.say), _labelled(replay, self.say)
         for paths, some in ((new, training), (old, replay)):
             if paths and not some:
                 raise DataError(f"{', '.join(paths)}: only isolated atoms; nothing to train on")
-        return training, replay, isolated + more_isolated
+        return training, replay, isolated, old_isolated
 
 
 def build_model(
@@ -183,6 +189,15 @@ def build_model(
     sample = collate(_spread_sample(structures, SCALE_SAMPLE_ATOMS))
     model.normalise(sample.vectors, sample.centers, sample.neighbors, sample.species)
     return model
+
+
+def _about_isolated_atoms(count: int, learnt: bool, has_shift: bool) -> str:
+    if learnt:
+        return (
+            f"{count} isolated atoms are trained on: to the model to start from, an isolated atom is more than its E0"
+        )
+    energy = "E0 and the shift of the model to start from" if has_shift else "E0"
+    return f"{count} isolated atoms give E0 or are left out: an isolated atom has {energy} by construction"
 
 
 def _elements(frames: Sequence[Frame]) -> list[str]:

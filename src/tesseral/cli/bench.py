@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,9 @@ def bench(
     train: Annotated[bool, typer.Option("--train", help="Time optimisation steps instead.")] = False,
     lammps: Annotated[bool, typer.Option("--lammps", help="Time the LAMMPS pair style instead.")] = False,
     ipi: Annotated[bool, typer.Option("--ipi", help="Time path integrals of water in i-PI instead.")] = False,
+    mace: Annotated[
+        bool, typer.Option("--mace", help="Time imported MACE models beside mace-torch with the same weights instead.")
+    ] = False,
     memory: Annotated[
         int | None,
         typer.Option(min=20, metavar="STEPS", help="Follow the memory of LAMMPS over so many steps instead."),
@@ -29,6 +33,18 @@ def bench(
     ] = None,
     repeats: Annotated[int, typer.Option(min=7, help="Timed calls; the median is shown.")] = 15,
     peers: Annotated[bool, typer.Option(help="Also time other codes that are installed.")] = True,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile/--no-compile", help="With --mace: also mace-torch's compile mode; takes minutes."),
+    ] = True,
+    model: Annotated[Path | None, typer.Option(help="With --mace: a model of your own, a .model file.")] = None,
+    structure: Annotated[
+        Path | None, typer.Option(help="With --model: what it is timed on (silicon and water, if it knows them).")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="With --model: its head, if it has several.")] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="With --model: open it although a pickle can run any program.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Time energies, forces and stress of rattled silicon on one core, in microseconds per atom.
@@ -36,12 +52,15 @@ def bench(
     With --train: one optimisation step, compiled kernel beside the plain-PyTorch reference.
     With --lammps: the pair style beside the bare engine, by size, on two ranks, and beside other codes.
     With --ipi: 64 water molecules with 32 beads, in one call and bead by bead, and with mace-torch.
+    With --mace: MACE models of 1,000 silicon atoms and 512 water molecules, imported and in mace-torch.
     With --memory: the resident memory of LAMMPS in the course of a simulation of 216 atoms.
     """
     from tesseral.benchmarks.timing import processor, versions
 
-    if train + lammps + ipi + (memory is not None) > 1:
-        raise typer.BadParameter("choose one of --train, --lammps, --ipi and --memory")
+    if train + lammps + ipi + mace + (memory is not None) > 1:
+        raise typer.BadParameter("choose one of --train, --lammps, --ipi, --mace and --memory")
+    if (model is not None or structure is not None or head is not None) and not mace:
+        raise typer.BadParameter("--model, --structure and --head belong to --mace")
     report: dict[str, Any] = {"processor": processor(), "versions": versions(PACKAGES), "unit": "us/atom"}
     if train:
         from tesseral.benchmarks.training import measure_training
@@ -51,6 +70,19 @@ def bench(
         report.update(_measure_lammps(cells or LAMMPS_CELLS[-1], repeats, peers))
     elif ipi:
         report.update(_measure_ipi(repeats, peers))
+    elif mace:
+        from tesseral.cli.bench_mace import measure_mace_import
+
+        report["mace_import"] = measure_mace_import(
+            cells or CELLS,
+            repeats,
+            model=model,
+            trust_pickle=trust_pickle,
+            head=head,
+            structure=structure,
+            compiled=compiled,
+            progress=_progress(),
+        )
     elif memory is not None:
         report["memory"] = _measure_memory(memory, style)
     else:
@@ -63,6 +95,11 @@ def bench(
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
     else:
         _print(report)
+    if mace:
+        from tesseral.cli.bench_mace import mace_import_agrees
+
+        if not mace_import_agrees(report["mace_import"]):
+            raise typer.Exit(1)
 
 
 def _measure_lammps(cells: int, repeats: int, peers: bool) -> dict[str, Any]:
@@ -146,6 +183,11 @@ def _print(report: dict[str, Any]) -> None:
             console.print(table)
     elif "ipi" in report:
         console.print(_ipi_table(report["ipi"], report["mace_torch"]))
+    elif "mace_import" in report:
+        from tesseral.cli.bench_mace import mace_import_tables
+
+        for part in mace_import_tables(report["mace_import"]):
+            console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)
     elif "memory" in report:
         console.print(_memory_table(report["memory"]))
     else:
