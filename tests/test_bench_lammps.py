@@ -183,7 +183,7 @@ def test_without_lammps_the_reason_is_given(option, monkeypatch):
 
 
 def test_only_one_thing_is_measured_at_a_time():
-    assert "choose one of --train, --lammps, --ipi and --memory" in run("--lammps", "--ipi", exit_code=2).output
+    assert "choose one of --train, --lammps, --ipi, --mace and --memory" in run("--lammps", "--ipi", exit_code=2).output
 
 
 def test_a_process_that_fails_is_an_error_with_its_last_line(monkeypatch):
