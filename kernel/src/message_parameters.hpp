@@ -69,7 +69,7 @@ LayerMessage<T> read_message(const ModelFile& file, const std::string& prefix, c
   const std::string fault =
       message_fault(terms, n_paths, p.n_harmonics(), message.n_outputs, (p.message_l + 1) * (p.message_l + 1));
   if (!fault.empty()) throw std::runtime_error(prefix + fault);
-  message.terms.emplace(terms, couplings.values.data(), n_paths);
+  message.couplings = CouplingTable<T>(MessageTable<T>(terms, couplings.values.data(), n_paths));
   return message;
 }
 

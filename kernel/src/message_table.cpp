@@ -1,7 +1,8 @@
 // Groups the terms of a message for the loops of message.hpp.
+#include <algorithm>
 #include <tuple>
 
-#include "tesseral/operators.hpp"
+#include "tesseral/engine_atoms.hpp"
 
 namespace tesseral {
 
@@ -52,7 +53,35 @@ MessageTable<T>::MessageTable(const std::vector<MessageTerm>& sorted, const doub
   for (std::size_t p = 1; p < path_rows.size(); ++p) path_rows[p] += path_rows[p - 1];
 }
 
+template <class T>
+CouplingTable<T>::CouplingTable(const MessageTable<T>& table) : terms(table.terms) {
+  for (std::size_t p = 0; p + 1 < table.path_rows.size(); ++p) {
+    const int32_t first = table.path_rows[p], last = table.path_rows[p + 1];
+    int32_t least = INT32_MAX, most = -1;
+    for (int32_t r = first; r < last; ++r) {
+      const auto& row = table.rows[static_cast<std::size_t>(r)];
+      for (int32_t n = row.first_entry; n < row.last_entry; ++n) {
+        least = std::min(least, table.entries[static_cast<std::size_t>(n)].out);
+        most = std::max(most, table.entries[static_cast<std::size_t>(n)].out);
+      }
+    }
+    const int32_t n_outs = first < last ? most - least + 1 : 0;
+    paths.push_back({first < last ? least : 0, n_outs, first, last});
+    for (int32_t r = first; r < last; ++r) {
+      const auto& row = table.rows[static_cast<std::size_t>(r)];
+      rows.push_back({row.component, static_cast<int32_t>(entries.size())});
+      entries.resize(entries.size() + static_cast<std::size_t>(n_outs), Entry{0, 0});
+      for (int32_t n = row.first_entry; n < row.last_entry; ++n) {
+        const auto& entry = table.entries[static_cast<std::size_t>(n)];
+        entries[static_cast<std::size_t>(rows.back().first_entry + entry.out - least)] = {entry.first_term, entry.last_term};
+      }
+    }
+  }
+}
+
 template struct MessageTable<float>;
 template struct MessageTable<double>;
+template struct CouplingTable<float>;
+template struct CouplingTable<double>;
 
 }  // namespace tesseral

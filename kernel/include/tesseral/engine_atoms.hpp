@@ -50,6 +50,33 @@ struct MatrixStack {
   const T* transposed_matrix(int64_t n) const { return transposed.data() + n * n_out * padded_row(n_in); }
 };
 
+/// The couplings of a message as matrices: of each path, for each component of h that it reads, one number for each of its
+/// outputs, which are consecutive.
+template <class T>
+struct CouplingTable {
+  struct Path {
+    int32_t first_out, n_outs;
+    int32_t first_row, last_row;
+  };
+  struct Row {
+    int32_t component;    // of h
+    int32_t first_entry;  // of n_outs entries
+  };
+  struct Entry {
+    int32_t first_term, last_term;
+  };
+  std::vector<Path> paths;
+  std::vector<Row> rows;
+  std::vector<Entry> entries;
+  std::vector<typename MessageTable<T>::Term> terms;
+
+  CouplingTable() = default;
+  explicit CouplingTable(const MessageTable<T>& table);
+};
+
+/// Entries of a coupling table; l_max 8 with features of degree 2 has fewer.
+constexpr int most_coupling_entries = 2048;
+
 /// Radial functions of a layer.
 template <class T>
 struct LayerRadial {
@@ -67,13 +94,13 @@ struct LayerMessage {
   AlignedVector<T> weights;  // [paths, n_radial, channel_row]
   // splines multiplied into the weights, if they fit into memory: [n_tables, n_intervals, paths, n_powers, channel_row]
   AlignedVector<T> channel_tables;
-  std::optional<MessageTable<T>> terms;
+  CouplingTable<T> couplings;
   int n_outputs = 0;
   MatrixStack<T> mixing;         // [S or 1, blocks] messages to A, a block of 2 l + 1 outputs at a time; may be empty
   std::vector<int32_t> degrees;  // [blocks] l
   bool mixing_by_species = false;
 
-  int n_paths() const { return static_cast<int>(terms->path_rows.size()) - 1; }
+  int n_paths() const { return static_cast<int>(couplings.paths.size()); }
 };
 
 /// One layer: A^t from the density (t = 0) or from messages, its products, and their map to features. Of the local model,
@@ -124,30 +151,30 @@ struct EngineParameters {
   int64_t feature_row() const { return n_layers() == 1 ? 0 : (message_l + 1) * (message_l + 1) * int64_t{channel_row}; }
 };
 
-/// Working arrays of one thread.
+/// Atoms of one species that a thread works on at once, so that each matrix is read from memory once for all of them.
+constexpr int block_atoms = 8;
+
+/// Working arrays of one thread for a block of atoms [n, ..] and their edges, those of one atom after the other.
 template <class T>
 struct EngineScratch {
-  AlignedVector<T> vectors, gradients;        // [edges, 3]
-  std::vector<int64_t> species;               // [edges]
-  std::vector<int64_t> tables;                // [edges] spline table by pair of species
-  std::vector<int32_t> neighbors;             // [edges]
-  std::vector<int64_t> offsets;               // [edges] of the neighbours' rows of features
-  AlignedVector<T> phi;                       // [n_inputs, padded LM]
-  AlignedVector<T> dphi;                      // [LM, input_row]
-  AlignedVector<T> A, dA;                     // [LM, channel_row]
-  AlignedVector<T> message, dmessage;         // [message outputs, channel_row] with message mixing
-  AlignedVector<T> radial, slopes_of_radial;  // [n_radial, padded edges]
-  std::vector<const T*> pieces;               // [edges] of the channel tables
-  AlignedVector<T> positions;                 // [edges] within the piece, 0..1
-  AlignedVector<T> couplings;                 // [entries of a message table, padded edges]
-  AlignedVector<T> channels, slopes;          // [paths, padded edges, channel_row] R and, from channel tables, dR/dr
-  AlignedVector<T> products;                  // [rows of a path, padded edges, channel_row] R h
-  AlignedVector<T> by_distance;               // [padded edges, most lanes]
-  AlignedVector<T> by_harmonics;              // [LM, padded edges]
-  AlignedVector<T> B, dB;                     // [most outputs of a product, channel_row]
-  AlignedVector<T> features, dfeatures;       // [padded features] of the last layer
-  // MLP: activations and SiLU slopes of all layers; one layer's adjoint
-  AlignedVector<T> hidden, silu_slopes, adjoint;
+  std::vector<int64_t> order;            // atoms by species
+  AlignedVector<T> vectors, gradients;   // [edges, 3]
+  std::vector<int64_t> species;          // [edges]
+  std::vector<int64_t> tables;           // [edges] spline table by pair of species
+  std::vector<int32_t> neighbors;        // [edges]
+  AlignedVector<T> phi;                  // [n, n_inputs, padded LM]
+  AlignedVector<T> dphi;                 // [n, LM, input_row]
+  AlignedVector<T> A, dA;                // [n, LM, channel_row]
+  AlignedVector<T> message, dmessage;    // [n, message outputs, channel_row], where they are mixed
+  AlignedVector<T> radial, slopes;       // [n_radial, padded edges]
+  std::vector<const T*> pieces;          // [edges] of the channel tables
+  AlignedVector<T> positions;            // [edges] within the piece, 0..1
+  AlignedVector<T> couplings;            // [entries of a coupling table, padded edges]
+  AlignedVector<T> by_edge;              // [padded edges, padded entries + 1] gradients by the couplings and the distance
+  AlignedVector<T> B, dB;                // [n, most outputs of a product, channel_row]
+  AlignedVector<T> features, dfeatures;  // [n, padded features] of the last layer; of others dfeatures [n, feature_row]
+  // MLP: activations and SiLU slopes of each layer [n, width], one layer after the other; adjoints of two layers
+  AlignedVector<T> hidden, silu_slopes, adjoint, adjoint_below;
 
   EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
 };

@@ -16,11 +16,14 @@ class AtomEdges {
             const EngineSums<Sum>& sums)
       : p_(parameters), input_(input), work_(scratch), sums_(sums) {}
 
-  /// The atom that was taken has a neighbour closer than shortest_distance.
-  bool on_top() const { return on_top_; }
+  /// What `take` found.
+  struct Taken {
+    int64_t count;
+    bool on_top;  // a neighbour is closer than shortest_distance
+  };
 
-  /// Collects the edges of atom i within the cutoff into the scratch; returns their number.
-  int64_t take(int64_t i) {
+  /// Collects the edges of atom i within the cutoff into the scratch from edge `first` on.
+  Taken take(int64_t i, int64_t first) {
     const double cutoff = p_.density.radial.cutoff, cutoff2 = cutoff * cutoff;
     const double* ri = input_.positions + 3 * i;
     const NeighborRow& neighbors = input_.rows[i];
@@ -33,7 +36,7 @@ class AtomEdges {
       if (neighbors.shifts) {
         for (int axis = 0; axis < 3; ++axis) d[axis] += neighbors.shifts[3 * e + axis];
       }
-      const auto n = static_cast<std::size_t>(count);
+      const auto n = static_cast<std::size_t>(first + count);
       for (std::size_t axis = 0; axis < 3; ++axis) work_.vectors[3 * n + axis] = static_cast<T>(d[axis]);
       work_.species[n] = input_.species[j];
       work_.tables[n] = static_cast<int64_t>(input_.species[i]) * p_.density.n_species + input_.species[j];
@@ -44,15 +47,14 @@ class AtomEdges {
       if (taken) least2 = std::min(least2, distance2);
       count += taken;
     }
-    on_top_ = least2 < shortest_distance * shortest_distance;
-    return count;
+    return {count, least2 < shortest_distance * shortest_distance};
   }
 
-  /// Energy of the short-range repulsion, half of each pair; adds its gradients.
-  double add_repulsion(int64_t z, int64_t count) {
+  /// Energy of the short-range repulsion along edges of a center, half of each pair; adds its gradients.
+  double add_repulsion(int64_t z, Range edges) {
     double energy = 0;
     const auto n_species = static_cast<int64_t>(p_.atomic_energy.size());
-    for_each_pack<T>(0, count, [&](const Lanes<T>& pack) {
+    for_each_pack<T>(edges.begin, edges.end, [&](const Lanes<T>& pack) {
       const auto pair_of = [&](int lane) {
         return static_cast<std::size_t>(z * n_species + work_.species[static_cast<std::size_t>(pack.edge[lane])]);
       };
@@ -81,9 +83,9 @@ class AtomEdges {
   }
 
   /// F_i += g_ij, F_j -= g_ij; the virial r_ij (x) g_ij goes to i, and once more to j.
-  void add_forces(int64_t i, int64_t count) {
+  void add_forces(int64_t i, Range edges) {
     Sum own[3] = {}, virial[9] = {};
-    for (int64_t e = 0; e < count; ++e) {
+    for (int64_t e = edges.begin; e < edges.end; ++e) {
       const T* g = work_.gradients.data() + 3 * e;
       const T* r = work_.vectors.data() + 3 * e;
       const auto j = static_cast<int64_t>(work_.neighbors[static_cast<std::size_t>(e)]);
@@ -107,7 +109,6 @@ class AtomEdges {
   const EngineInput& input_;
   EngineScratch<T>& work_;
   const EngineSums<Sum>& sums_;
-  bool on_top_ = false;
 
   static void add_neighbor_virial(const T* r, const T* g, Sum* virial) {
     for (int axis = 0; axis < 3; ++axis) {

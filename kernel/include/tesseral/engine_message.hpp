@@ -1,15 +1,15 @@
-// Messages to one center of the native engine, all its edges at once: small matrix products with the channels in SIMD lanes.
-// The same sums as in message.hpp, which works edge by edge and knows further derivatives:
+// Messages to the atoms of a block in the native engine: the same sums as in message.hpp, which knows further derivatives.
 //
-//   R_{p,k}(j) = sum_q g_q(r_ij) W_{p,q,k}        [edges, channels], from [edges, Q] and [Q, channels], or as splines of
-//                                                 their own for each p, k
-//   M_{lm,k} = sum over rows (p, x) of the table and their entries n with output lm of sum_j T_n(j) R_{p,k}(j) h_{j,x,k},
-//   T_n(j) = sum over terms of coupling * Y(r_ij)
+//   R_{p,k}(j) = sum_q g_q(r_ij) W_{p,q,k}, or splines of their own for each p, k
+//   M_{o,k} = sum over the rows (p, x) of the coupling table and edges j of T_{p,x,o}(j) R_{p,k}(j) h_{j,x,k},
+//   T_{p,x,o}(j) = sum over terms of coupling * Y(r_ij)
 //
-// Backwards, with G = dE/dM: S(j) = sum_n T_n(j) G_{lm(n)}, dE/dh_{j,x} += R_p(j) S(j), dE/dR_p(j) += h_{j,x} S(j), and
-// dE/dT_n(j) = sum_k G_{lm(n),k} R_{p,k}(j) h_{j,x,k}.
+// Backwards, with G = dE/dM: S_x(j) = sum_o T_{p,x,o}(j) G_o, dE/dh_{j,x} += R_p(j) S_x(j), dE/dR_p(j) = sum_x h_{j,x}
+// S_x(j), and dE/dT_{p,x,o}(j) = sum_k G_{o,k} R_{p,k}(j) h_{j,x,k}. Channels fill the lanes. R is worked out again
+// backwards: that costs less than to keep it.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "tesseral/density.hpp"
@@ -20,100 +20,125 @@
 namespace tesseral::TESSERAL_ISA {
 
 template <class T>
-class AtomMessages {
+class BlockMessages {
  public:
-  AtomMessages(const EngineParameters<T>& parameters, const LayerMessage<T>& message, const EnginePass<T>& pass,
-               EngineScratch<T>& scratch)
-      : p_(parameters), message_(message), pass_(pass), work_(scratch), row_(parameters.channel_row) {}
+  BlockMessages(const EngineParameters<T>& parameters, const LayerMessage<T>& message, const EnginePass<T>& pass,
+                EngineScratch<T>& scratch)
+      : p_(parameters),
+        message_(message),
+        pass_(pass),
+        work_(scratch),
+        row_(parameters.channel_row),
+        entry_row_(padded_row(static_cast<int>(message.couplings.entries.size()) + 1)) {}
 
-  /// Overwrites out [outputs, row] with the messages along the edges in the scratch. `gradient` may be called only if
-  /// wanted.
-  void set(int64_t n_edges, bool gradient_wanted, T* out) {
-    n_edges_ = static_cast<int>(n_edges);
-    stride_ = padded<T>(n_edges_);
-    set_functions();
-    fill_zero(out, message_.n_outputs * row_);
-    const MessageTable<T>& table = *message_.terms;
-    for_each_tile([&](auto edges, auto packs, int path, int edge, int block) {
-      constexpr int M = decltype(edges)::value, B = decltype(packs)::value;
-      if (by_channel()) {
-        set_spline_tile<M, B>(path, edge, block, gradient_wanted);
-      } else {
-        set_mixed_tile<M, B>(path, edge, block);
+  /// Radial functions and couplings of the edges in the scratch; before anything else.
+  void set_edges(int64_t n_edges) {
+    stride_ = padded<T>(static_cast<int>(n_edges));
+    for_each_pack<T>(0, n_edges, [&](const Lanes<T>& pack) {
+      Pack<T> Y[max_harmonics];
+      const auto unit = direction(pack);
+      Harmonics<Pack<T>>(p_.density.harmonics, unit.x, unit.y, unit.z).values(Y);
+      set_radial(pack, unit.length);
+      const CouplingTable<T>& table = message_.couplings;
+      for (std::size_t n = 0; n < table.entries.size(); ++n) {
+        Pack<T> sum = {};
+        for (int32_t t = table.entries[n].first_term; t < table.entries[n].last_term; ++t) {
+          const auto& term = table.terms[static_cast<std::size_t>(t)];
+          sum += term.coupling * Y[term.harmonic];
+        }
+        store(work_.couplings.data() + static_cast<int64_t>(n) * stride_ + pack.edge[0], sum);
       }
-      set_products<M, B>(path, edge, block);
     });
-    for (const auto& row : table.rows) {
-      multiply_matrix<T, true>(work_.couplings.data() + int64_t{row.first_entry} * stride_, stride_,
-                               row.last_entry - row.first_entry, products(row), n_edges_, row_, [&](int n) {
-                                 return out + table.entries[static_cast<std::size_t>(row.first_entry + n)].out * row_;
-                               });
+  }
+
+  /// Overwrites out [outputs, row] with the messages along some edges, those of one center.
+  void set(Range edges, T* out) const {
+    fill_zero(out, message_.n_outputs * row_);
+    for (int path = 0; path < message_.n_paths(); ++path) {
+      with_outputs(path, [&](auto n_outs) { add_path<decltype(n_outs)::value>(path, edges, out); });
     }
   }
 
-  /// After `set`: from G = dE/d(message) to the gradients of the edges, and added to the adjoints of the features.
-  void gradient(const T* G) {
-    std::fill(work_.by_distance.begin(), work_.by_distance.begin() + int64_t{stride_} * lanes<T>, T(0));
-    std::fill(work_.by_harmonics.begin(), work_.by_harmonics.begin() + int64_t{stride_} * p_.n_harmonics(), T(0));
-    for_each_tile([&](auto edges, auto packs, int path, int edge, int block) {
-      add_gradients<decltype(edges)::value, decltype(packs)::value>(path, edge, block, G);
-    });
-    for (const auto& row : message_.terms->rows) {
-      for (int32_t n = row.first_entry; n < row.last_entry; ++n) add_coupling_gradient(n, products(row), G);
+  /// From G = dE/d(message) [outputs, row] along some edges to their gradients, and added to the adjoints of the features.
+  void gradient(Range edges, const T* G) {
+    for (int64_t e = edges.begin; e < edges.end; ++e) {
+      std::fill_n(sums_, message_.couplings.entries.size() + 1, Pack<T>{});
+      for (int path = 0; path < message_.n_paths(); ++path) {
+        with_outputs(path, [&](auto n_outs) { add_path_gradient<decltype(n_outs)::value>(path, e, G); });
+      }
+      const int n_sums = static_cast<int>(message_.couplings.entries.size()) + 1;
+      for (int first = 0; first < n_sums; first += lanes<T>) {
+        const int count = n_sums - first < lanes<T> ? n_sums - first : lanes<T>;
+        store(work_.by_edge.data() + e * entry_row_ + first, fold_all<T>(sums_ + first, count));
+      }
     }
-    set_edge_gradients();
+  }
+
+  /// Gradients of all edges by their vectors, after `gradient` for all.
+  void set_edge_gradients(int64_t n_edges) {
+    for_each_pack<T>(0, n_edges, [&](const Lanes<T>& pack) {
+      Pack<T> by_harmonics[max_harmonics], by_distance = {}, gx, gy, gz;
+      std::fill_n(by_harmonics, p_.n_harmonics(), Pack<T>{});
+      const CouplingTable<T>& table = message_.couplings;
+      const auto n_entries = static_cast<int>(table.entries.size());
+      for (int first = 0; first <= n_entries; first += lanes<T>) {
+        Pack<T> sums[lanes<T>];
+        for (int lane = 0; lane < lanes<T>; ++lane) {
+          sums[lane] = load(work_.by_edge.data() + (pack.edge[0] + lane) * entry_row_ + first);
+        }
+        transpose<T>(sums);
+        for (int n = first; n <= n_entries && n < first + lanes<T>; ++n) {
+          if (n == n_entries) {
+            by_distance = sums[n - first];
+            break;
+          }
+          const auto& entry = table.entries[static_cast<std::size_t>(n)];
+          for (int32_t t = entry.first_term; t < entry.last_term; ++t) {
+            const auto& term = table.terms[static_cast<std::size_t>(t)];
+            by_harmonics[term.harmonic] += term.coupling * sums[n - first];
+          }
+        }
+      }
+      const auto unit = direction(pack);
+      Harmonics<Pack<T>>(p_.density.harmonics, unit.x, unit.y, unit.z).contract_gradient(by_harmonics, gx, gy, gz);
+      unit.project(gx, gy, gz, by_distance);
+      for (int lane = 0; lane < pack.count; ++lane) {
+        T* target = work_.gradients.data() + 3 * pack.edge[lane];
+        target[0] = gx[lane];
+        target[1] = gy[lane];
+        target[2] = gz[lane];
+      }
+    });
   }
 
  private:
-  /// Edges and packs of channels of a tile: what the registers hold.
-  static constexpr int tile_edges = TESSERAL_VECTOR_BYTES == 64 ? 4 : 2;
-  static constexpr int tile_packs = TESSERAL_VECTOR_BYTES == 64 ? 4 : 2;
+  /// Outputs of a path that the compiler knows the number of; more are done in a loop.
+  static constexpr int most_known_outputs = 7;
+  static constexpr int most_outputs = 2 * max_l + 1;
 
   const EngineParameters<T>& p_;
   const LayerMessage<T>& message_;
   const EnginePass<T>& pass_;
   EngineScratch<T>& work_;
-  int row_, n_edges_ = 0, stride_ = 0;  // stride: padded number of edges
+  int row_, entry_row_, stride_ = 0;                // stride: padded number of edges
+  Pack<T> sums_[most_coupling_entries + lanes<T>];  // of an edge, channels in lanes: by the couplings, by the distance
 
   bool by_channel() const { return !message_.channel_tables.empty(); }
 
-  /// Of a tile in arrays [paths, edges, row]
-  int64_t offset_of(int path, int edge, int block) const { return (int64_t{path} * stride_ + edge) * row_ + block; }
-
-  /// [edges, row] R h of a row of the table
-  T* products(const typename MessageTable<T>::Row& row) const {
-    return work_.products.data() + (&row - message_.terms->rows.data()) * stride_ * row_;
-  }
-
-  /// visit(row of the table, R h [edges, row] of it) for the rows of a path
+  /// visit(number of outputs of the path), or 0 where it is not one of the common ones
   template <class Visit>
-  void for_each_row(int path, Visit visit) {
-    const MessageTable<T>& table = *message_.terms;
-    const auto p = static_cast<std::size_t>(path);
-    for (int32_t n = table.path_rows[p]; n < table.path_rows[p + 1]; ++n) {
-      const auto& row = table.rows[static_cast<std::size_t>(n)];
-      visit(row, products(row));
-    }
-  }
-
-  /// visit(constant number of edges, constant number of packs, path, first edge, first channel); the features of all edges
-  /// in a few channels stay in the cache for all paths
-  template <class Visit>
-  void for_each_tile(Visit visit) {
-    int block = 0;
-    for (; block + tile_packs * lanes<T> <= row_; block += tile_packs * lanes<T>) {
-      for_each_group(visit, std::integral_constant<int, tile_packs>(), block);
-    }
-    for (; block < row_; block += lanes<T>) for_each_group(visit, std::integral_constant<int, 1>(), block);
-  }
-  template <class Visit, class Packs>
-  void for_each_group(Visit visit, Packs packs, int block) {
-    for (int path = 0; path < message_.n_paths(); ++path) {
-      int edge = 0;
-      for (; edge + tile_edges <= n_edges_; edge += tile_edges) {
-        visit(std::integral_constant<int, tile_edges>(), packs, path, edge, block);
-      }
-      for (; edge < n_edges_; ++edge) visit(std::integral_constant<int, 1>(), packs, path, edge, block);
+  void with_outputs(int path, Visit visit) const {
+    switch (message_.couplings.paths[static_cast<std::size_t>(path)].n_outs) {
+      case 1:
+        return visit(std::integral_constant<int, 1>());
+      case 3:
+        return visit(std::integral_constant<int, 3>());
+      case 5:
+        return visit(std::integral_constant<int, 5>());
+      case 7:
+        return visit(std::integral_constant<int, most_known_outputs>());
+      default:
+        return visit(std::integral_constant<int, 0>());
     }
   }
 
@@ -121,39 +146,16 @@ class AtomMessages {
     return direction_of<T>(work_.vectors.data(), nullptr, T(2) * p_.density.radial.cutoff, pack, Pack<T>{});
   }
 
-  /// Radial functions, their slopes and the couplings of all edges, edges in lanes.
-  void set_functions() {
-    const std::size_t n_entries = message_.terms->entries.size();
+  void set_radial(const Lanes<T>& pack, const Pack<T>& distances) {
     const RadialBasis<T>& basis = message_.radial.basis;
-    for (std::size_t e = 0; e < static_cast<std::size_t>(n_edges_); ++e) {
-      work_.offsets[e] = work_.neighbors[e] * p_.feature_row();
+    if (by_channel()) return set_pieces(pack, (T(basis.n_intervals) / basis.cutoff) * distances);
+    Pack<T> R[max_radial], dR[max_radial];
+    const int64_t* tables = message_.radial.by_pair() ? work_.tables.data() : nullptr;
+    radial_functions(basis, distances, TablesOfPack<T>(tables, pack), R, dR);
+    for (int q = 0; q < basis.n_radial; ++q) {
+      store(work_.radial.data() + q * stride_ + pack.edge[0], R[q]);
+      store(work_.slopes.data() + q * stride_ + pack.edge[0], dR[q]);
     }
-    for_each_pack<T>(0, n_edges_, [&](const Lanes<T>& pack) {
-      Pack<T> Y[max_harmonics];
-      const auto unit = direction(pack);
-      Harmonics<Pack<T>>(p_.density.harmonics, unit.x, unit.y, unit.z).values(Y);
-      const int64_t first = pack.edge[0];
-      if (by_channel()) {
-        set_pieces(pack, (T(basis.n_intervals) / basis.cutoff) * unit.length);
-      } else {
-        Pack<T> R[max_radial], dR[max_radial];
-        const int64_t* tables = message_.radial.by_pair() ? work_.tables.data() : nullptr;
-        radial_functions(basis, unit.length, TablesOfPack<T>(tables, pack), R, dR);
-        for (int q = 0; q < basis.n_radial; ++q) {
-          store(work_.radial.data() + q * stride_ + first, R[q]);
-          store(work_.slopes_of_radial.data() + q * stride_ + first, dR[q]);
-        }
-      }
-      const MessageTable<T>& table = *message_.terms;
-      for (std::size_t n = 0; n < n_entries; ++n) {
-        Pack<T> sum = {};
-        for (int32_t t = table.entries[n].first_term; t < table.entries[n].last_term; ++t) {
-          const auto& term = table.terms[static_cast<std::size_t>(t)];
-          sum += term.coupling * Y[term.harmonic];
-        }
-        store(work_.couplings.data() + static_cast<int64_t>(n) * stride_ + first, sum);
-      }
-    });
   }
 
   /// Where the edges of a pack lie in the channel tables.
@@ -170,192 +172,146 @@ class AtomMessages {
     }
   }
 
-  // Of a tile: M edges, B packs of channels. Everything is copied from members first: the compiler cannot know that a stored
-  // pack does not change them. Loops over M and B are unrolled, so that their packs stay in registers.
-
-  /// out[m][b] = sum_q functions[q, edge m] W[path, q, pack b]
-  template <int M, int B>
-  void radial_tile(const AlignedVector<T>& functions, int path, int edge, int block, Pack<T> (&out)[M][B]) const {
-    const int n_radial = message_.radial.basis.n_radial, row = row_, stride = stride_;
-    const T* weights = message_.weights.data() + int64_t{path} * n_radial * row + block;
-    const T* x = functions.data() + edge;
-    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) out[m][b] = Pack<T>{};
-    }
-    for (int q = 0; q < n_radial; ++q, x += stride, weights += row) {
-      Pack<T> w[B];
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) w[b] = load(weights + b * lanes<T>);
-      TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-        TESSERAL_UNROLL for (int b = 0; b < B; ++b) out[m][b] += x[m] * w[b];
-      }
-    }
-  }
-
-  /// R of a path from the weights.
-  template <int M, int B>
-  void set_mixed_tile(int path, int edge, int block) {
-    Pack<T> R[M][B];
-    radial_tile<M, B>(work_.radial, path, edge, block, R);
-    T* channels = work_.channels.data() + offset_of(path, edge, block);
-    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) store(channels + m * row_ + b * lanes<T>, R[m][b]);
-    }
-  }
-
-  /// R of a path and, if wanted, its slopes from the channel tables.
-  template <int M, int B>
-  void set_spline_tile(int path, int edge, int block, bool with_slopes) {
-    const int n_powers = message_.radial.basis.n_powers, row = row_;
-    const T per_length = T(message_.radial.basis.n_intervals) / message_.radial.basis.cutoff;
-    const int64_t offset = offset_of(path, edge, block);
-    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      const T* piece = work_.pieces[static_cast<std::size_t>(edge + m)] + int64_t{path} * n_powers * row + block;
-      const T t = work_.positions[static_cast<std::size_t>(edge + m)];
-      Pack<T> value[B], slope[B];
+  /// R of a path and edge in B packs of channels, and dR/dr.
+  template <int B, bool with_slope>
+  [[gnu::always_inline]] void radial(int path, int64_t edge, int block, Pack<T> (&R)[B], Pack<T> (&slope)[B]) const {
+    const RadialBasis<T>& basis = message_.radial.basis;
+    const int row = row_;
+    if (by_channel()) {
+      const T* piece = work_.pieces[static_cast<std::size_t>(edge)] + int64_t{path} * basis.n_powers * row + block;
+      const T t = work_.positions[static_cast<std::size_t>(edge)];
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        value[b] = load(piece + (n_powers - 1) * row + b * lanes<T>);
+        R[b] = load(piece + (basis.n_powers - 1) * row + b * lanes<T>);
         slope[b] = Pack<T>{};
       }
-      for (int power = n_powers - 2; power >= 0; --power) {
+      for (int power = basis.n_powers - 2; power >= 0; --power) {
         TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-          slope[b] = slope[b] * t + value[b];
-          value[b] = value[b] * t + load(piece + power * row + b * lanes<T>);
+          if constexpr (with_slope) slope[b] = slope[b] * t + R[b];
+          R[b] = R[b] * t + load(piece + power * row + b * lanes<T>);
         }
       }
+      const T per_length = T(basis.n_intervals) / basis.cutoff;
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) slope[b] = per_length * slope[b];
+      return;
+    }
+    const T* weights = message_.weights.data() + int64_t{path} * basis.n_radial * row + block;
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) R[b] = slope[b] = Pack<T>{};
+    for (int q = 0; q < basis.n_radial; ++q, weights += row) {
+      const T g = work_.radial[static_cast<std::size_t>(q * stride_ + edge)];
+      const T dg = work_.slopes[static_cast<std::size_t>(q * stride_ + edge)];
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        store(work_.channels.data() + offset + m * row + b * lanes<T>, value[b]);
-        if (with_slopes) store(work_.slopes.data() + offset + m * row + b * lanes<T>, per_length * slope[b]);
+        const Pack<T> weight = load(weights + b * lanes<T>);
+        R[b] += g * weight;
+        if constexpr (with_slope) slope[b] += dg * weight;
       }
     }
   }
 
-  /// dR/dr of a tile.
-  template <int M, int B>
-  void slope_tile(int path, int edge, int block, Pack<T> (&out)[M][B]) const {
-    if (!by_channel()) return radial_tile<M, B>(work_.slopes_of_radial, path, edge, block, out);
-    const T* slopes = work_.slopes.data() + offset_of(path, edge, block);
-    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) out[m][b] = load(slopes + m * row_ + b * lanes<T>);
-    }
+  /// Adds the messages of a path. `known` outputs, or if 0 as many as it has; their sums stay in registers.
+  template <int known>
+  void add_path(int path, Range edges, T* out) const {
+    constexpr int packs = known == 0 ? 1 : known <= 3 ? 4 : 2;  // of channels at once
+    int block = 0;
+    for (; block + packs * lanes<T> <= row_; block += packs * lanes<T>)
+      add_path_block<known, packs>(path, edges, block, out);
+    for (; block < row_; block += lanes<T>) add_path_block<known, 1>(path, edges, block, out);
   }
 
-  /// Products of R and h.
-  template <int M, int B>
-  void set_products(int path, int edge, int block) {
-    const int row = row_;
-    const T* before = pass_.before + block;
-    const int64_t* offsets = work_.offsets.data() + edge;
-    const T* channels = work_.channels.data() + offset_of(path, edge, block);
-    Pack<T> R[M][B];
-    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) R[m][b] = load(channels + m * row + b * lanes<T>);
+  template <int known, int B>
+  void add_path_block(int path, Range edges, int block, T* out) const {
+    const auto& of_path = message_.couplings.paths[static_cast<std::size_t>(path)];
+    const int n_outs = known ? known : of_path.n_outs, row = row_, stride = stride_;
+    Pack<T> sums[known ? known : most_outputs][B];
+    TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[o][b] = Pack<T>{};
     }
-    for_each_row(path, [&](const auto& table_row, T* products) {
-      const T* h = before + table_row.component * row;
-      T* target = products + int64_t{edge} * row + block;
-      TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-        TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-          store(target + m * row + b * lanes<T>, R[m][b] * load(h + offsets[m] + b * lanes<T>));
+    for (int64_t e = edges.begin; e < edges.end; ++e) {
+      Pack<T> R[B], slope[B];
+      radial<B, false>(path, e, block, R, slope);
+      for (int32_t x = of_path.first_row; x < of_path.last_row; ++x) {
+        const auto& of_row = message_.couplings.rows[static_cast<std::size_t>(x)];
+        const T* h = neighbor_row(pass_.before, e, of_row.component) + block;
+        const T* couplings = work_.couplings.data() + int64_t{of_row.first_entry} * stride + e;
+        Pack<T> Rh[B];
+        TESSERAL_UNROLL for (int b = 0; b < B; ++b) Rh[b] = R[b] * load(h + b * lanes<T>);
+        TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
+          const T coupling = couplings[o * stride];
+          TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[o][b] += coupling * Rh[b];
         }
       }
-    });
-  }
-
-  /// Adds to the adjoints of h and to the gradient by the distance (channels in lanes).
-  template <int M, int B>
-  void add_gradients(int path, int edge, int block, const T* G) {
-    const int row = row_, stride = stride_;
-    const T* before = pass_.before + block;
-    T* adjoints_before = pass_.adjoints_before + block;
-    const int64_t* offsets = work_.offsets.data() + edge;
-    const T* channels = work_.channels.data() + offset_of(path, edge, block);
-    const T* all_couplings = work_.couplings.data() + edge;
-    const auto* entries = message_.terms->entries.data();
-    Pack<T> by_radial[M][B];
-    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) by_radial[m][b] = Pack<T>{};
     }
-    for_each_row(path, [&](const auto& table_row, const T*) {
-      Pack<T> S[M][B];
-      TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-        TESSERAL_UNROLL for (int b = 0; b < B; ++b) S[m][b] = Pack<T>{};
-      }
-      const int32_t first = table_row.first_entry, last = table_row.last_entry;
-      const T* couplings = all_couplings + int64_t{first} * stride;
-      for (int32_t n = first; n < last; ++n, couplings += stride) {
-        const T* g = G + entries[n].out * row + block;
-        Pack<T> cotangent[B];
-        TESSERAL_UNROLL for (int b = 0; b < B; ++b) cotangent[b] = load(g + b * lanes<T>);
-        TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-          TESSERAL_UNROLL for (int b = 0; b < B; ++b) S[m][b] += couplings[m] * cotangent[b];
-        }
-      }
-      const T* h = before + table_row.component * row;
-      T* dh = adjoints_before + table_row.component * row;
-      TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-        const int64_t offset = offsets[m];
-        TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-          const Pack<T> R = load(channels + m * row + b * lanes<T>), feature = load(h + offset + b * lanes<T>);
-          T* adjoint = dh + offset + b * lanes<T>;
-          store(adjoint, load(adjoint) + R * S[m][b]);
-          by_radial[m][b] += feature * S[m][b];
-        }
-      }
-    });
-    Pack<T> slope[M][B];
-    slope_tile<M, B>(path, edge, block, slope);
-    T* by_distance = work_.by_distance.data() + int64_t{edge} * lanes<T>;
-    TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      Pack<T> sum = load(by_distance + m * lanes<T>);
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sum += slope[m][b] * by_radial[m][b];
-      store(by_distance + m * lanes<T>, sum);
-    }
-  }
-
-  /// dE/dT of an entry, passed on to the harmonics of its terms; edges in lanes.
-  void add_coupling_gradient(int32_t n, const T* products, const T* G) {
-    const auto& entry = message_.terms->entries[static_cast<std::size_t>(n)];
-    const int row = row_;
-    const T* g = G + entry.out * row;
-    for (int first = 0; first < stride_; first += lanes<T>) {
-      Pack<T> sums[lanes<T>];
-      TESSERAL_UNROLL for (int lane = 0; lane < lanes<T>; ++lane) sums[lane] = Pack<T>{};
-      const T* rows = products + int64_t{first} * row;
-      for (int block = 0; block < row; block += lanes<T>) {
-        const Pack<T> cotangent = load(g + block);
-        TESSERAL_UNROLL for (int lane = 0; lane < lanes<T>; ++lane) {
-          sums[lane] += cotangent * load(rows + lane * row + block);
-        }
-      }
-      const Pack<T> by_coupling = fold_all<T>(sums, lanes<T>);
-      for (int32_t t = entry.first_term; t < entry.last_term; ++t) {
-        const auto& term = message_.terms->terms[static_cast<std::size_t>(t)];
-        T* target = work_.by_harmonics.data() + term.harmonic * stride_ + first;
-        store(target, load(target) + term.coupling * by_coupling);
+    TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
+      T* target = out + (of_path.first_out + o) * row + block;
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        store(target + b * lanes<T>, load(target + b * lanes<T>) + sums[o][b]);
       }
     }
   }
 
-  void set_edge_gradients() {
-    for_each_pack<T>(0, n_edges_, [&](const Lanes<T>& pack) {
-      Pack<T> by_harmonics[max_harmonics], by_distance[lanes<T>], gx, gy, gz;
-      const int64_t first = pack.edge[0];
-      for (int lm = 0; lm < p_.n_harmonics(); ++lm) {
-        by_harmonics[lm] = load(work_.by_harmonics.data() + lm * stride_ + first);
+  /// [row] of the features that the neighbour of an edge hands on, or of their adjoints.
+  template <class Number>
+  Number* neighbor_row(Number* rows, int64_t edge, int component) const {
+    return rows + work_.neighbors[static_cast<std::size_t>(edge)] * p_.feature_row() + int64_t{component} * row_;
+  }
+
+  /// Adds to sums_ and to the adjoints of the neighbour's features.
+  template <int known>
+  void add_path_gradient(int path, int64_t edge, const T* G) {
+    constexpr int packs = known == 0 ? 1 : known <= 3 ? 4 : 2;  // of channels at once
+    const auto& of_path = message_.couplings.paths[static_cast<std::size_t>(path)];
+    for (int32_t x = of_path.first_row; x < of_path.last_row; ++x) {
+      const auto& of_row = message_.couplings.rows[static_cast<std::size_t>(x)];
+      RowGradient<known> row{known ? known : of_path.n_outs, G + of_path.first_out * row_,
+                             neighbor_row(pass_.before, edge, of_row.component),
+                             neighbor_row(pass_.adjoints_before, edge, of_row.component)};
+      for (int o = 0; o < row.n_outs; ++o) {
+        row.couplings[o] =
+            broadcast<T>(work_.couplings[static_cast<std::size_t>(int64_t{of_row.first_entry + o} * stride_ + edge)]);
       }
-      for (int lane = 0; lane < lanes<T>; ++lane) {
-        by_distance[lane] = load(work_.by_distance.data() + (first + lane) * lanes<T>);
+      int block = 0;
+      for (; block + packs * lanes<T> <= row_; block += packs * lanes<T>) {
+        add_row_gradient<known, packs>(path, edge, block, row);
       }
-      const auto unit = direction(pack);
-      Harmonics<Pack<T>>(p_.density.harmonics, unit.x, unit.y, unit.z).contract_gradient(by_harmonics, gx, gy, gz);
-      unit.project(gx, gy, gz, fold_all<T>(by_distance, lanes<T>));
-      for (int lane = 0; lane < pack.count; ++lane) {
-        T* target = work_.gradients.data() + 3 * pack.edge[lane];
-        target[0] = gx[lane];
-        target[1] = gy[lane];
-        target[2] = gz[lane];
+      for (; block < row_; block += lanes<T>) add_row_gradient<known, 1>(path, edge, block, row);
+      for (int o = 0; o < row.n_outs; ++o) sums_[of_row.first_entry + o] = row.by_coupling[o];
+      sums_[message_.couplings.entries.size()] += row.by_distance;
+    }
+  }
+
+  /// One component of h along one edge: its part of a message's gradient.
+  template <int known>
+  struct RowGradient {
+    int n_outs;
+    const T* cotangents;  // [n_outs, row]
+    const T* h;           // [row]
+    T* dh;                // [row]
+    Pack<T> couplings[known ? known : most_outputs] = {};
+    Pack<T> by_coupling[known ? known : most_outputs] = {};  // channels in lanes
+    Pack<T> by_distance = {};
+  };
+
+  template <int known, int B>
+  [[gnu::always_inline]] void add_row_gradient(int path, int64_t edge, int block, RowGradient<known>& x) const {
+    const int n_outs = known ? known : x.n_outs, row = row_;
+    Pack<T> R[B], slope[B], h[B], Rh[B], S[B];
+    radial<B, true>(path, edge, block, R, slope);
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+      h[b] = load(x.h + block + b * lanes<T>);
+      Rh[b] = R[b] * h[b];
+      S[b] = Pack<T>{};
+    }
+    TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        const Pack<T> g = load(x.cotangents + o * row + block + b * lanes<T>);
+        S[b] += x.couplings[o] * g;
+        x.by_coupling[o] += g * Rh[b];
       }
-    });
+    }
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+      T* dh = x.dh + block + b * lanes<T>;
+      store(dh, load(dh) + R[b] * S[b]);
+      x.by_distance += slope[b] * (h[b] * S[b]);
+    }
   }
 };
 

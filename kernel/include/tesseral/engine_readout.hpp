@@ -1,4 +1,4 @@
-// The readout of one atom: a linear map and a multi-layer perceptron with SiLU, and their gradient.
+// The readout of a block of atoms: a linear map and a multi-layer perceptron with SiLU, and their gradient.
 #pragma once
 
 #include "tesseral/engine_atoms.hpp"
@@ -8,8 +8,8 @@ namespace tesseral::TESSERAL_ISA {
 
 /// SiLU x/(1+exp(-x)) in place, and its slope.
 template <class T>
-inline void silu(T* x, T* slope, int row) {
-  for (int block = 0; block < row; block += lanes<T>) {
+inline void silu(T* x, T* slope, int size) {
+  for (int block = 0; block < size; block += lanes<T>) {
     const Pack<T> value = load(x + block);
     const Pack<T> gate = T(1) / (T(1) + exponential(-value));
     store(x + block, value * gate);
@@ -18,64 +18,75 @@ inline void silu(T* x, T* slope, int row) {
 }
 
 template <class T>
-class AtomReadout {
+class BlockReadout {
  public:
-  AtomReadout(const EngineParameters<T>& parameters, EngineScratch<T>& scratch) : p_(parameters), work_(scratch) {}
+  BlockReadout(const EngineParameters<T>& parameters, EngineScratch<T>& scratch) : p_(parameters), work_(scratch) {}
 
-  /// Energy of x, in units of the model's scale; sets its gradient dx. Both have the length of p.linear.
-  T energy(const T* x, T* dx) {
+  /// Energies of x [n, x_row], in units of the model's scale; sets their gradients dx [n, x_row]. Both begin with rows of
+  /// the length of p.linear.
+  void run(int n_atoms, const T* x, T* dx, int x_row, T* energies) {
     const int row = static_cast<int>(p_.linear.size());
-    Pack<T> linear = {};
-    for (int block = 0; block < row; block += lanes<T>) {
-      linear += load(x + block) * load(p_.linear.data() + block);
-      store(dx + block, load(p_.linear.data() + block));
+    for (int a = 0; a < n_atoms; ++a) {
+      Pack<T> linear = {};
+      for (int block = 0; block < row; block += lanes<T>) {
+        const Pack<T> weights = load(p_.linear.data() + block);
+        linear += load(x + a * x_row + block) * weights;
+        store(dx + a * x_row + block, weights);
+      }
+      energies[a] = sum_lanes<T>(linear);
     }
-    const T energy = sum_lanes<T>(linear);
-    return p_.perceptron.empty() ? energy : energy + perceptron(x, dx);
+    if (!p_.perceptron.empty()) add_perceptron(n_atoms, x, dx, x_row, energies);
   }
 
  private:
   const EngineParameters<T>& p_;
   EngineScratch<T>& work_;
 
-  /// Energy of the MLP; adds its gradient to dx.
-  T perceptron(const T* x, T* dx) {
+  /// Adds the energies of the MLP and their gradients.
+  void add_perceptron(int n_atoms, const T* x, T* dx, int x_row, T* energies) {
     const std::size_t last = p_.perceptron.size() - 1;
     const T* input = x;
-    int offset = 0;
+    int input_row = x_row, offset = 0;
     for (std::size_t n = 0; n <= last; ++n) {
       const DenseLayer<T>& layer = p_.perceptron[n];
       const int width = padded_row(layer.n_out);
       T* out = work_.hidden.data() + offset;
-      multiply_rows(input, layer.n_in, layer.weights.data(), width, layer.bias.data(), out);
-      if (n < last) silu(out, work_.silu_slopes.data() + offset, width);
+      for (int a = 0; a < n_atoms; ++a) std::copy_n(layer.bias.data(), width, out + a * width);
+      multiply_rows<T, true>(
+          n_atoms, [&](int a) { return input + a * input_row; }, 1, layer.weights.data(), layer.n_in, width,
+          [&](int a) { return out + a * width; });
+      if (n < last) silu(out, work_.silu_slopes.data() + offset, n_atoms * width);
       input = out;
-      offset += width;
+      input_row = width;
+      offset += block_atoms * width;
     }
-    const T energy = input[0];
+    for (int a = 0; a < n_atoms; ++a) energies[a] += input[a * input_row];
 
-    T* adjoint = work_.adjoint.data();
-    adjoint[0] = 1;
+    T *adjoint = work_.adjoint.data(), *below = work_.adjoint_below.data();
+    int row = padded_row(1);
+    for (int a = 0; a < n_atoms; ++a) adjoint[a * row] = 1;
     for (std::size_t n = last + 1; n-- > 0;) {
       const DenseLayer<T>& layer = p_.perceptron[n];
       const int width = padded_row(layer.n_in);
-      T* below = adjoint + row_of_adjoint();
-      multiply_rows<T>(adjoint, layer.n_out, layer.transposed.data(), width, nullptr, below);
-      offset -= padded_row(layer.n_out);
-      const T* slope = n > 0 ? work_.silu_slopes.data() + offset - padded_row(p_.perceptron[n - 1].n_out) : nullptr;
-      for (int block = 0; block < width; block += lanes<T>) {
-        const Pack<T> g = load(below + block);
-        if (slope) {
-          store(adjoint + block, g * load(slope + block));
-        } else {
-          store(dx + block, load(dx + block) + g);
+      multiply_rows<T, false>(
+          n_atoms, [&](int a) { return adjoint + a * row; }, 1, layer.transposed.data(), layer.n_out, width,
+          [&](int a) { return below + a * width; });
+      offset -= block_atoms * padded_row(layer.n_out);
+      if (n > 0) {
+        const T* slopes = work_.silu_slopes.data() + offset - block_atoms * width;
+        for (int k = 0; k < n_atoms * width; k += lanes<T>) store(below + k, load(below + k) * load(slopes + k));
+      } else {
+        for (int a = 0; a < n_atoms; ++a) {
+          for (int block = 0; block < width; block += lanes<T>) {
+            T* target = dx + a * x_row + block;
+            store(target, load(target) + load(below + a * width + block));
+          }
         }
       }
+      std::swap(adjoint, below);
+      row = width;
     }
-    return energy;
   }
-
-  int row_of_adjoint() const { return static_cast<int>(work_.adjoint.size() / 2); }
 };
 
 }  // namespace tesseral::TESSERAL_ISA

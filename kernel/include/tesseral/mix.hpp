@@ -16,24 +16,32 @@ struct MixSizes {
   int channel_stride;   // padded(K)
 };
 
-/// A [LM, channel_stride] from phi and weights [l_max+1, n_inputs, channel_stride].
+/// A [n, LM, channel_stride] of n atoms from phi [n, n_inputs, harmonic_stride] and weights [l_max+1, n_inputs,
+/// channel_stride].
 template <class T>
-inline void mix_atom(const MixSizes& sizes, const T* phi, const T* weights, T* A) {
-  const int row = sizes.channel_stride;
+inline void mix_atoms(const MixSizes& sizes, int n_atoms, const T* phi, const T* weights, T* A) {
+  const int row = sizes.channel_stride, n_harmonics = (sizes.l_max + 1) * (sizes.l_max + 1);
   for (int l = 0; l <= sizes.l_max; ++l) {
-    multiply_strided<T, false>(phi + l * l, 1, sizes.harmonic_stride, 2 * l + 1, weights + l * sizes.n_inputs * row,
-                               sizes.n_inputs, row, [&](int m) { return A + (l * l + m) * row; });
+    const int width = 2 * l + 1;
+    multiply_rows<T, false>(
+        n_atoms * width, [&](int r) { return phi + r / width * sizes.n_inputs * sizes.harmonic_stride + l * l + r % width; },
+        sizes.harmonic_stride, weights + l * sizes.n_inputs * row, sizes.n_inputs, row,
+        [&](int r) { return A + (r / width * n_harmonics + l * l + r % width) * row; });
   }
 }
 
-/// dphi [LM, input_stride] from dA [LM, channel_stride] and transposed weights [l_max+1, channel_stride, input_stride].
+/// dphi [n, LM, input_stride] of n atoms from dA [n, LM, channel_stride] and transposed weights [l_max+1, channel_stride,
+/// input_stride].
 template <class T>
-inline void mix_input_gradient_atom(const MixSizes& sizes, const T* dA, const T* transposed, T* dphi) {
-  const int row = sizes.input_stride;
+inline void mix_input_gradient(const MixSizes& sizes, int n_atoms, const T* dA, const T* transposed, T* dphi) {
+  const int row = sizes.input_stride, n_harmonics = (sizes.l_max + 1) * (sizes.l_max + 1);
   for (int l = 0; l <= sizes.l_max; ++l) {
-    multiply_matrix<T, false>(dA + l * l * sizes.channel_stride, sizes.channel_stride, 2 * l + 1,
-                              transposed + l * sizes.channel_stride * row, sizes.channel_stride, row,
-                              [&](int m) { return dphi + (l * l + m) * row; });
+    const int width = 2 * l + 1;
+    const auto component = [&](int r) { return r / width * n_harmonics + l * l + r % width; };
+    multiply_rows<T, false>(
+        n_atoms * width, [&](int r) { return dA + component(r) * sizes.channel_stride; }, 1,
+        transposed + l * sizes.channel_stride * row, sizes.channel_stride, row,
+        [&](int r) { return dphi + component(r) * row; });
   }
 }
 

@@ -2,6 +2,8 @@
 // evaluated as Horner trees with the channels in SIMD lanes. Value and gradient come from one traversal.
 #pragma once
 
+#include <type_traits>
+
 #include "tesseral/operators.hpp"
 #include "tesseral/pack.hpp"
 #include "tesseral/rows.hpp"
@@ -87,9 +89,15 @@ struct ProductAtom {
   Stream<V> out;  // added to; may have null arrays
 
   void run() const {
+    for_each_block<T>(row, [&](auto packs, int block) { run_block<decltype(packs)::value>(block); });
+  }
+
+  /// visit(constant number of packs, first channel) for blocks of channels that cover a row.
+  template <class Number, class Visit>
+  static void for_each_block(int row, Visit visit) {
     int block = 0;
-    for (; block + 4 * lanes<T> <= row; block += 4 * lanes<T>) run_block<4>(block);
-    for (; block < row; block += lanes<T>) run_block<1>(block);
+    for (; block + 4 * lanes<Number> <= row; block += 4 * lanes<Number>) visit(std::integral_constant<int, 4>(), block);
+    for (; block < row; block += lanes<Number>) visit(std::integral_constant<int, 1>(), block);
   }
 
   template <int B>

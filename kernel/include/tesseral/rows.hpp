@@ -54,35 +54,23 @@ inline void transpose(Dual<Pack<T>>* rows) {
   for (int n = 0; n < lanes<T>; ++n) rows[n] = {values[n], tangents[n]};
 }
 
-/// out[:] = sum_k x[k] rows[k, :] (+ bias); rows [n, row]
-template <class T>
-inline void multiply_rows(const T* x, int n, const T* rows, int row, const T* bias, T* out) {
-  for (int block = 0; block < row; block += lanes<T>) {
-    Pack<T> partial[4] = {};
-    int k = 0;
-    for (; k + 4 <= n; k += 4) {
-      for (int u = 0; u < 4; ++u) partial[u] += x[k + u] * load(rows + (k + u) * row + block);
-    }
-    for (; k < n; ++k) partial[0] += x[k] * load(rows + k * row + block);
-    Pack<T> sum = (partial[0] + partial[1]) + (partial[2] + partial[3]);
-    if (bias) sum += load(bias + block);
-    store(out + block, sum);
-  }
-}
+/// Rows and packs of columns of a matrix product that fit into the registers.
+constexpr int tile_rows = 6;
+constexpr int tile_packs = TESSERAL_VECTOR_BYTES == 64 ? 4 : 2;
 
-/// M rows and B packs of columns, held in registers: out[m, :] = sum_k x[m, k] W[k, :], or added to out; x[m, k] is
-/// x[m * x_row + k * x_column].
+/// M rows and B packs of columns, held in registers: out(m)[:] = sum_k x[m][k * x_step] W[k, :], or added to out.
 template <class T, int M, int B, bool add, class Target>
-inline void multiply_block(const T* x, int x_row, int x_column, const T* weights, int n_in, int row, Target out) {
+inline void multiply_tile(const T* const (&x)[M], int x_step, const T* weights, int n_in, int row, Target out) {
   Pack<T> sums[M][B];
   TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
     TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] = Pack<T>{};
   }
-  for (int k = 0; k < n_in; ++k, x += x_column, weights += row) {
+  for (int64_t k = 0; k < n_in; ++k, weights += row) {
     Pack<T> w[B];
     TESSERAL_UNROLL for (int b = 0; b < B; ++b) w[b] = load(weights + b * lanes<T>);
     TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] += x[m * x_row] * w[b];
+      const T factor = x[m][k * x_step];
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[m][b] += factor * w[b];
     }
   }
   TESSERAL_UNROLL for (int m = 0; m < M; ++m) {
@@ -93,39 +81,29 @@ inline void multiply_block(const T* x, int x_row, int x_column, const T* weights
   }
 }
 
-template <class T, int M, bool add, class Target>
-inline void multiply_rows_at_once(const T* x, int x_row, int x_column, const T* weights, int n_in, int row, Target out) {
-  constexpr int B = M == 1 ? 8 : M <= 3 ? 4 : 2;  // enough independent sums to hide the latency of one
-  int block = 0;
-  const auto out_block = [&](int m) { return out(m) + block; };
-  for (; block + B * lanes<T> <= row; block += B * lanes<T>) {
-    multiply_block<T, M, B, add>(x, x_row, x_column, weights + block, n_in, row, out_block);
-  }
-  for (; block < row; block += lanes<T>)
-    multiply_block<T, M, 1, add>(x, x_row, x_column, weights + block, n_in, row, out_block);
-}
-
-/// out(m)[:] = sum_k x[m, k] W[k, :] (or added), m < n_rows: W [n_in, row], out(m) the row m of the result, x[m, k] as in
-/// multiply_block.
-template <class T, bool add, class Target>
-inline void multiply_strided(const T* x, int x_row, int x_column, int n_rows, const T* weights, int n_in, int row,
-                             Target out) {
-  int m = 0;
+/// out(r)[:] = sum_k x(r)[k * x_step] W[k, :] (or added) for r < n_rows: W [n_in, row]; x(r) and out(r) are where row r
+/// begins.
+template <class T, bool add, class Source, class Target>
+inline void multiply_rows(int n_rows, Source x, int x_step, const T* weights, int n_in, int row, Target out) {
+  int r = 0;
   const auto next = [&](auto rows_at_once) {
     constexpr int M = decltype(rows_at_once)::value;
-    multiply_rows_at_once<T, M, add>(x + m * x_row, x_row, x_column, weights, n_in, row, [&](int n) { return out(m + n); });
-    m += M;
+    const T* sources[M];
+    for (int m = 0; m < M; ++m) sources[m] = x(r + m);
+    int block = 0;
+    const auto target = [&](int m) { return out(r + m) + block; };
+    for (; block + tile_packs * lanes<T> <= row; block += tile_packs * lanes<T>) {
+      multiply_tile<T, M, tile_packs, add>(sources, x_step, weights + block, n_in, row, target);
+    }
+    for (; block < row; block += lanes<T>) {
+      multiply_tile<T, M, 1, add>(sources, x_step, weights + block, n_in, row, target);
+    }
+    r += M;
   };
-  while (n_rows - m >= 7) next(std::integral_constant<int, 7>());
-  if (n_rows - m >= 5) next(std::integral_constant<int, 5>());
-  if (n_rows - m >= 3) next(std::integral_constant<int, 3>());
-  while (m < n_rows) next(std::integral_constant<int, 1>());
-}
-
-/// The same with rows x [n_rows, x_row].
-template <class T, bool add, class Target>
-inline void multiply_matrix(const T* x, int x_row, int n_rows, const T* weights, int n_in, int row, Target out) {
-  multiply_strided<T, add>(x, x_row, 1, n_rows, weights, n_in, row, out);
+  while (n_rows - r >= tile_rows) next(std::integral_constant<int, tile_rows>());
+  if (n_rows - r >= 4) next(std::integral_constant<int, 4>());
+  if (n_rows - r >= 2) next(std::integral_constant<int, 2>());
+  if (n_rows - r >= 1) next(std::integral_constant<int, 1>());
 }
 
 }  // namespace tesseral::TESSERAL_ISA

@@ -1,6 +1,6 @@
 // The native engine's loop over atoms for one instruction set: A from the density or from messages, product, features,
-// readout and their adjoints, all in the cache of one atom. Between layers only the features and their adjoints are kept;
-// the backward pass computes A anew.
+// readout and their adjoints, for blocks of atoms of one species in the cache. Between layers only the features and their
+// adjoints are kept; the backward pass computes A anew.
 #include "tesseral/engine_atoms.hpp"
 
 #include <algorithm>
@@ -15,30 +15,37 @@
 namespace tesseral::TESSERAL_ISA {
 namespace {
 
-/// out rows of degrees 0..degree, each times the matrix of its degree (or the transposed one), overwritten or added to.
-template <class T, bool add>
-void multiply_degrees(const MatrixStack<T>& stack, int64_t first, int degree, const T* x, int x_row, T* out, int out_row) {
+/// For each atom a of n, out(a) rows of degrees 0..degree: each x(a) row times the matrix of its degree, overwritten or
+/// added.
+template <class T, bool add, class Source, class Target>
+void multiply_degrees(const MatrixStack<T>& stack, int64_t first, int degree, int n, Source x, int x_row, Target out,
+                      int out_row) {
   for (int l = 0; l <= degree; ++l) {
-    multiply_matrix<T, add>(x + l * l * x_row, x_row, 2 * l + 1, stack.matrix(first + l), stack.n_in,
-                            padded_row(stack.n_out), [&](int m) { return out + (l * l + m) * out_row; });
+    const int width = 2 * l + 1;
+    multiply_rows<T, add>(
+        n * width, [&](int r) { return x(r / width) + (l * l + r % width) * x_row; }, 1, stack.matrix(first + l), stack.n_in,
+        padded_row(stack.n_out), [&](int r) { return out(r / width) + (l * l + r % width) * out_row; });
   }
 }
-template <class T, bool add>
-void multiply_degrees_transposed(const MatrixStack<T>& stack, int64_t first, int degree, const T* x, int x_row, T* out,
-                                 int out_row) {
+/// The same with the transposed matrices.
+template <class T, bool add, class Source, class Target>
+void multiply_degrees_transposed(const MatrixStack<T>& stack, int64_t first, int degree, int n, Source x, int x_row,
+                                 Target out, int out_row) {
   for (int l = 0; l <= degree; ++l) {
-    multiply_matrix<T, add>(x + l * l * x_row, x_row, 2 * l + 1, stack.transposed_matrix(first + l), stack.n_out,
-                            padded_row(stack.n_in), [&](int m) { return out + (l * l + m) * out_row; });
+    const int width = 2 * l + 1;
+    multiply_rows<T, add>(
+        n * width, [&](int r) { return x(r / width) + (l * l + r % width) * x_row; }, 1, stack.transposed_matrix(first + l),
+        stack.n_out, padded_row(stack.n_in), [&](int r) { return out(r / width) + (l * l + r % width) * out_row; });
   }
 }
 
 template <class T, class Sum>
-class AtomLoop {
+class BlockLoop {
   using Kind = typename EnginePass<T>::Kind;
 
  public:
-  AtomLoop(const EngineParameters<T>& parameters, const EngineInput& input, const EnginePass<T>& pass,
-           EngineScratch<T>& scratch, const EngineSums<Sum>& sums)
+  BlockLoop(const EngineParameters<T>& parameters, const EngineInput& input, const EnginePass<T>& pass,
+            EngineScratch<T>& scratch, const EngineSums<Sum>& sums)
       : p_(parameters),
         layer_(p_.layers[static_cast<std::size_t>(pass.layer)]),
         input_(input),
@@ -53,15 +60,21 @@ class AtomLoop {
   }
 
   void run(Range atoms) {
-    for (int64_t i = atoms.begin; i < atoms.end; ++i) {
-      if (input_.species[i] == EngineInput::absent) {
-        skip(i);
-      } else if (pass_.kind == Kind::forward) {
-        forward(i);
-      } else if (pass_.kind == Kind::last) {
-        last(i);
+    sort_by_species(atoms);
+    const auto size = static_cast<int64_t>(work_.order.size());
+    for (int64_t begin = 0; begin < size; begin += n_) {
+      atoms_ = work_.order.data() + begin;
+      species_ = input_.species[atoms_[0]];
+      n_ = 1;
+      while (n_ < block_atoms && begin + n_ < size && input_.species[atoms_[n_]] == species_) ++n_;
+      if (species_ == EngineInput::absent) {
+        skip();
       } else {
-        backward(i);
+        take();
+        set_A();
+        (this->*(pass_.kind == Kind::forward ? &BlockLoop::forward
+                 : pass_.kind == Kind::last  ? &BlockLoop::last
+                                             : &BlockLoop::backward))();
       }
     }
   }
@@ -74,21 +87,36 @@ class AtomLoop {
   EngineScratch<T>& work_;
   const EngineSums<Sum>& sums_;
   AtomEdges<T, Sum> edges_;
-  std::optional<AtomMessages<T>> messages_;
-  AtomReadout<T> readout_;
+  std::optional<BlockMessages<T>> messages_;
+  BlockReadout<T> readout_;
   int row_;
   MixSizes sizes_;
-  int64_t atom_ = 0, species_ = 0, n_edges_ = 0;  // of the present atom
-  T normaliser_ = 1;                              // A is divided by it
+  // the block
+  int n_ = 1;
+  const int64_t* atoms_ = nullptr;
+  int64_t species_ = 0;
+  int64_t first_[block_atoms + 1] = {};  // edges of atom a: first_[a] .. first_[a+1]-1
+  bool on_top_[block_atoms] = {};
+  T normalisers_[block_atoms] = {};  // A is divided by these
 
-  void skip(int64_t i) {
-    sums_.energies[i] = 0;
-    if (pass_.kind == Kind::forward) {
-      const auto row = static_cast<int>(p_.feature_row());
-      fill_zero(pass_.features + i * p_.feature_row(), row);
-      fill_zero(pass_.own_features + i * p_.feature_row(), row);
+  void sort_by_species(Range atoms) {
+    std::vector<int64_t> ends(static_cast<std::size_t>(p_.density.n_species) + 2, 0);
+    const auto kind = [&](int64_t i) { return static_cast<std::size_t>(input_.species[i] + 1); };
+    for (int64_t i = atoms.begin; i < atoms.end; ++i) ++ends[kind(i) + 1];
+    for (std::size_t z = 1; z < ends.size(); ++z) ends[z] += ends[z - 1];
+    work_.order.resize(static_cast<std::size_t>(atoms.end - atoms.begin));
+    for (int64_t i = atoms.begin; i < atoms.end; ++i) work_.order[static_cast<std::size_t>(ends[kind(i)]++)] = i;
+  }
+
+  void skip() {
+    for (int a = 0; a < n_; ++a) {
+      sums_.energies[atoms_[a]] = 0;
+      if (pass_.kind == Kind::forward) {
+        fill_zero(features_of(a, pass_.features), static_cast<int>(p_.feature_row()));
+        fill_zero(features_of(a, pass_.own_features), static_cast<int>(p_.feature_row()));
+      }
+      if (pass_.kind == Kind::last) for_each_column([&](int, double* column) { column[atoms_[a]] = 0; });
     }
-    if (pass_.kind == Kind::last) for_each_column([&](int, double* column) { column[i] = 0; });
   }
 
   /// f(channel, column) for every column that is asked for
@@ -100,139 +128,175 @@ class AtomLoop {
     }
   }
 
-  /// The features of layer t from those of the layer before, and the energy of their linear readout.
-  void forward(int64_t i) {
-    take(i);
-    set_A();
-    product<Wanted::value>(nullptr);
-    T* features = pass_.own_features + i * p_.feature_row();
-    update(i, layer_.output_l, features, row_);
+  // Rows of atom a of the block.
+  template <class Number>
+  Number* features_of(int a, Number* rows) const {
+    return rows + atoms_[a] * p_.feature_row();
+  }
+  T* A_of(int a) const { return work_.A.data() + a * p_.n_harmonics() * row_; }
+  T* dA_of(int a) const { return work_.dA.data() + a * p_.n_harmonics() * row_; }
+  T* B_of(int a) const { return work_.B.data() + a * layer_.product.n_outputs() * row_; }
+  T* dB_of(int a) const { return work_.dB.data() + a * layer_.product.n_outputs() * row_; }
+  T* dfeatures_of(int a) const { return work_.dfeatures.data() + a * p_.feature_row(); }
+  T* phi_of(int a) const { return work_.phi.data() + a * p_.n_inputs * sizes_.harmonic_stride; }
+  T* dphi_of(int a) const { return work_.dphi.data() + a * p_.n_harmonics() * p_.input_row; }
+  T* message_of(int a) const { return work_.message.data() + a * layer_.message->n_outputs * row_; }
+  T* dmessage_of(int a) const { return work_.dmessage.data() + a * layer_.message->n_outputs * row_; }
+  Range edges_of(int a) const { return {first_[a], first_[a + 1]}; }
+
+  void take() {
+    first_[0] = 0;
+    for (int a = 0; a < n_; ++a) {
+      const auto taken = edges_.take(atoms_[a], first_[a]);
+      first_[a + 1] = first_[a] + taken.count;
+      on_top_[a] = taken.on_top;
+    }
+  }
+
+  /// The features of layer t from those of the layer before, and the energies of their linear readout.
+  void forward() {
+    product<Wanted::value>(false);
+    const auto own = [&](int a) { return features_of(a, pass_.own_features); };
+    update(layer_.output_l, own, row_);
     if (!layer_.handed.empty()) {
-      T* handed = pass_.features + i * p_.feature_row();
-      multiply_degrees<T, false>(layer_.handed, 0, layer_.output_l, features, row_, handed, row_);
+      multiply_degrees<T, false>(
+          layer_.handed, 0, layer_.output_l, n_, own, row_, [&](int a) { return features_of(a, pass_.features); }, row_);
     }
-    Pack<T> energy = {};
-    for (int block = 0; block < row_; block += lanes<T>) {
-      energy += load(features + block) * load(layer_.readout.data() + block);
+    for (int a = 0; a < n_; ++a) {
+      Pack<T> energy = {};
+      for (int block = 0; block < row_; block += lanes<T>) {
+        energy += load(own(a) + block) * load(layer_.readout.data() + block);
+      }
+      set_energy(a, p_.scale * sum_lanes<T>(energy));
     }
-    set_energy(i, p_.scale * sum_lanes<T>(energy));
   }
 
   /// Energies; adjoints of the last layer's A and of the features of the layer before.
-  void last(int64_t i) {
-    take(i);
-    set_A();
-    product<Wanted::gradient>(nullptr);
-    for_each_column(
-        [&](int channel, double* column) { column[i] = static_cast<double>(work_.B[static_cast<std::size_t>(channel)]); });
-    const T energy = layer_.update.empty() ? readout_.energy(work_.B.data(), work_.dB.data()) : readout_of_features(i);
-    for (int block = 0; block < row_; block += lanes<T>) {
-      const Pack<T> weight = p_.scale * load(work_.dB.data() + block);
-      for (int lm = 0; lm < p_.n_harmonics(); ++lm) {
-        T* target = work_.dA.data() + lm * row_ + block;
-        store(target, load(target) * weight);
+  void last() {
+    product<Wanted::gradient>(false);
+    for (int a = 0; a < n_; ++a) {
+      for_each_column([&](int channel, double* column) { column[atoms_[a]] = static_cast<double>(B_of(a)[channel]); });
+    }
+    T energies[block_atoms];
+    if (layer_.update.empty()) {
+      readout_.run(n_, work_.B.data(), work_.dB.data(), row_, energies);
+    } else {
+      readout_of_features(energies);
+    }
+    for (int a = 0; a < n_; ++a) {
+      for (int block = 0; block < row_; block += lanes<T>) {
+        const Pack<T> weight = p_.scale * load(dB_of(a) + block);
+        for (int lm = 0; lm < p_.n_harmonics(); ++lm) {
+          T* target = dA_of(a) + lm * row_ + block;
+          store(target, load(target) * weight);
+        }
       }
+      set_energy(a, p_.scale * energies[a]);
     }
     add_gradient_of_A();
-    set_energy(i, p_.scale * energy);
-    if (p_.has_repulsion) sums_.energies[i] += edges_.add_repulsion(species_, n_edges_);
-    edges_.add_forces(i, n_edges_);
+    for (int a = 0; a < n_; ++a) {
+      if (p_.has_repulsion) sums_.energies[atoms_[a]] += edges_.add_repulsion(species_, edges_of(a));
+      edges_.add_forces(atoms_[a], edges_of(a));
+    }
   }
 
   /// From the adjoints of the layer's features to forces and to the adjoints of the layer before.
-  void backward(int64_t i) {
-    take(i);
-    set_A();
-    T* features = work_.dfeatures.data();
-    const T* adjoints = pass_.adjoints + i * p_.feature_row();
+  void backward() {
+    const auto adjoints = [&](int a) { return features_of(a, pass_.adjoints); };
+    const auto dfeatures = [&](int a) { return dfeatures_of(a); };
+    for (int a = 0; a < n_; ++a) {
+      std::copy_n(pass_.own_adjoints ? features_of(a, pass_.own_adjoints) : adjoints(a), p_.feature_row(), dfeatures(a));
+      for (int block = 0; block < row_; block += lanes<T>) {
+        T* target = dfeatures(a) + block;
+        store(target, load(target) + p_.scale * load(layer_.readout.data() + block));
+      }
+    }
     if (pass_.own_adjoints) {
-      std::copy_n(pass_.own_adjoints + i * p_.feature_row(), p_.feature_row(), features);
-      multiply_degrees_transposed<T, true>(layer_.handed, 0, layer_.output_l, adjoints, row_, features, row_);
-    } else {
-      std::copy_n(adjoints, p_.feature_row(), features);
+      multiply_degrees_transposed<T, true>(layer_.handed, 0, layer_.output_l, n_, adjoints, row_, dfeatures, row_);
     }
-    for (int block = 0; block < row_; block += lanes<T>) {
-      store(features + block, load(features + block) + p_.scale * load(layer_.readout.data() + block));
-    }
-    multiply_degrees_transposed<T, false>(layer_.update, 0, layer_.output_l, features, row_, work_.dB.data(), row_);
-    add_residual_gradient(i, features, row_);
-    product<Wanted::gradient>(work_.dB.data());
+    multiply_degrees_transposed<T, false>(
+        layer_.update, 0, layer_.output_l, n_, dfeatures, row_, [&](int a) { return dB_of(a); }, row_);
+    add_residual_gradient(dfeatures, row_);
+    product<Wanted::gradient>(true);
     add_gradient_of_A();
-    edges_.add_forces(i, n_edges_);
-  }
-
-  void take(int64_t i) {
-    atom_ = i;
-    species_ = input_.species[i];
-    n_edges_ = edges_.take(i);
+    for (int a = 0; a < n_; ++a) edges_.add_forces(atoms_[a], edges_of(a));
   }
 
   int64_t residual_matrix() const { return species_ * (layer_.output_l + 1); }
 
   /// The layer's features of degrees 0..degree from its products.
-  void update(int64_t i, int degree, T* features, int row) {
-    multiply_degrees<T, false>(layer_.update, 0, degree, work_.B.data(), row_, features, row);
+  template <class Target>
+  void update(int degree, Target features, int row) {
+    multiply_degrees<T, false>(layer_.update, 0, degree, n_, [&](int a) { return B_of(a); }, row_, features, row);
     if (!layer_.residual.empty()) {
-      const T* before = pass_.own_before + i * p_.feature_row();
-      multiply_degrees<T, true>(layer_.residual, residual_matrix(), degree, before, row_, features, row);
+      const auto before = [&](int a) { return features_of(a, pass_.own_before); };
+      multiply_degrees<T, true>(layer_.residual, residual_matrix(), degree, n_, before, row_, features, row);
     }
     if (layer_.constant.empty()) return;
     const T* constant = layer_.constant.data() + species_ * row;
-    for (int block = 0; block < row; block += lanes<T>)
-      store(features + block, load(features + block) + load(constant + block));
+    for (int a = 0; a < n_; ++a) {
+      for (int block = 0; block < row; block += lanes<T>) {
+        T* target = features(a) + block;
+        store(target, load(target) + load(constant + block));
+      }
+    }
   }
 
-  void add_residual_gradient(int64_t i, const T* features, int row) {
+  template <class Source>
+  void add_residual_gradient(Source dfeatures, int row) {
     if (layer_.residual.empty()) return;
-    multiply_degrees_transposed<T, true>(layer_.residual, residual_matrix(), layer_.output_l, features, row,
-                                         pass_.own_adjoints_before + i * p_.feature_row(), row_);
+    const auto before = [&](int a) { return features_of(a, pass_.own_adjoints_before); };
+    multiply_degrees_transposed<T, true>(layer_.residual, residual_matrix(), layer_.output_l, n_, dfeatures, row, before,
+                                         row_);
   }
 
-  void set_energy(int64_t i, T energy) {
+  void set_energy(int a, T energy) {
+    const int64_t i = atoms_[a];
     const double baseline = pass_.layer == 0 ? p_.atomic_energy[static_cast<std::size_t>(species_)] : sums_.energies[i];
     const double total = baseline + static_cast<double>(energy);
-    sums_.energies[i] = edges_.on_top() ? std::numeric_limits<double>::quiet_NaN() : total;
+    sums_.energies[i] = on_top_[a] ? std::numeric_limits<double>::quiet_NaN() : total;
   }
 
-  /// Energy of the last layer's features, in units of the model's scale; sets dB and adds to the adjoints of the layer
+  /// Energies of the last layer's features, in units of the model's scale; sets dB and adds to the adjoints of the layer
   /// before.
-  T readout_of_features(int64_t i) {
-    T *features = work_.features.data(), *dfeatures = work_.dfeatures.data();
+  void readout_of_features(T* energies) {
     const int row = padded_row(layer_.update.n_out);
-    update(i, 0, features, row);
-    const T energy = readout_.energy(features, dfeatures);
-    multiply_degrees_transposed<T, false>(layer_.update, 0, 0, dfeatures, row, work_.dB.data(), row_);
-    for (int block = 0; block < row; block += lanes<T>) store(dfeatures + block, p_.scale * load(dfeatures + block));
-    add_residual_gradient(i, dfeatures, row);
-    return energy;
+    const auto features = [&](int a) { return work_.features.data() + a * row; };
+    const auto dfeatures = [&](int a) { return work_.dfeatures.data() + a * row; };
+    update(0, features, row);
+    readout_.run(n_, features(0), dfeatures(0), row, energies);
+    multiply_degrees_transposed<T, false>(layer_.update, 0, 0, n_, dfeatures, row, [&](int a) { return dB_of(a); }, row_);
+    for (int k = 0; k < n_ * row; k += lanes<T>) store(dfeatures(0) + k, p_.scale * load(dfeatures(0) + k));
+    add_residual_gradient(dfeatures, row);
   }
 
-  Edges<T> edges(int64_t (&first)[2]) const {
-    first[0] = 0;
-    first[1] = n_edges_;
-    return {work_.vectors.data(), nullptr, first, work_.species.data(), p_.radial.by_pair() ? work_.tables.data() : nullptr};
+  Edges<T> edges() const {
+    return {work_.vectors.data(), nullptr, first_, work_.species.data(),
+            p_.radial.by_pair() ? work_.tables.data() : nullptr};
   }
 
   void set_A() {
     if (pass_.layer == 0) {
-      int64_t first[2];
-      fill_zero(work_.phi.data(), p_.n_inputs * sizes_.harmonic_stride);
-      add_density<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.phi.data());
-      mix_atom(sizes_, work_.phi.data(), p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_, work_.A.data());
+      fill_zero(work_.phi.data(), n_ * p_.n_inputs * sizes_.harmonic_stride);
+      for (int a = 0; a < n_; ++a) {
+        add_density<T, Pack<T>>(p_.density, edges(), first_[a], first_[a + 1], phi_of(a));
+      }
+      const T* weights = p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_;
+      mix_atoms(sizes_, n_, work_.phi.data(), weights, work_.A.data());
     } else {
-      const bool mixes = !layer_.message->mixing.empty(), gradient_wanted = pass_.kind != Kind::forward;
-      T* message = mixes ? work_.message.data() : work_.A.data();
-      messages_->set(n_edges_, gradient_wanted, message);
-      if (mixes) mix_messages(message);
+      const bool mixes = !layer_.message->mixing.empty();
+      messages_->set_edges(first_[n_]);
+      for (int a = 0; a < n_; ++a) messages_->set(edges_of(a), mixes ? message_of(a) : A_of(a));
+      if (mixes) mix_messages();
     }
     if (p_.normaliser.empty()) return;
     set_normalisers();
-    scale_rows(work_.A.data());
+    for (int a = 0; a < n_; ++a) normalise(a, A_of(a));
   }
 
   /// f(degree, matrix, first row of outputs) for the blocks of messages that are mixed
   template <class F>
-  void for_each_block(const F& f) {
+  void for_each_mixing(const F& f) {
     const LayerMessage<T>& message = *layer_.message;
     const auto n_blocks = static_cast<int64_t>(message.degrees.size());
     int row = 0;
@@ -243,103 +307,111 @@ class AtomLoop {
     }
   }
 
-  void mix_messages(const T* message) {
+  void mix_messages() {
     const MatrixStack<T>& mixing = layer_.message->mixing;
-    fill_zero(work_.A.data(), p_.n_harmonics() * row_);
-    for_each_block([&](int l, int64_t matrix, int first) {
-      multiply_matrix<T, true>(message + first * row_, row_, 2 * l + 1, mixing.matrix(matrix), mixing.n_in, row_,
-                               [&](int m) { return work_.A.data() + (l * l + m) * row_; });
+    fill_zero(work_.A.data(), n_ * p_.n_harmonics() * row_);
+    for_each_mixing([&](int l, int64_t matrix, int first) {
+      const int width = 2 * l + 1;
+      multiply_rows<T, true>(
+          n_ * width, [&](int r) { return message_of(r / width) + (first + r % width) * row_; }, 1, mixing.matrix(matrix),
+          mixing.n_in, row_, [&](int r) { return A_of(r / width) + (l * l + r % width) * row_; });
     });
   }
 
-  void mix_message_gradients(T* dmessage) {
+  void mix_message_gradients() {
     const MatrixStack<T>& mixing = layer_.message->mixing;
-    for_each_block([&](int l, int64_t matrix, int first) {
-      multiply_matrix<T, false>(work_.dA.data() + l * l * row_, row_, 2 * l + 1, mixing.transposed_matrix(matrix),
-                                mixing.n_out, row_, [&](int m) { return dmessage + (first + m) * row_; });
+    for_each_mixing([&](int l, int64_t matrix, int first) {
+      const int width = 2 * l + 1;
+      multiply_rows<T, false>(
+          n_ * width, [&](int r) { return dA_of(r / width) + (l * l + r % width) * row_; }, 1,
+          mixing.transposed_matrix(matrix), mixing.n_out, row_,
+          [&](int r) { return dmessage_of(r / width) + (first + r % width) * row_; });
     });
   }
 
-  /// The denominator of A; layer 0 works out those of all layers.
+  int64_t normaliser_at(int layer, int a) const { return layer * input_.n_centers + atoms_[a]; }
+
+  /// The denominators of A; layer 0 works out those of all layers.
   void set_normalisers() {
-    if (pass_.layer > 0) {
-      normaliser_ = pass_.normalisers[pass_.layer * input_.n_centers + atom_];
-      return;
-    }
-    for (int layer = 0; layer < p_.n_layers(); ++layer) {
-      const T* weights = p_.normaliser_of(layer, species_);
-      T sum = 1;
-      for (int c = 0; c < p_.n_inputs; ++c) {
-        sum += weights[c] * work_.phi[static_cast<std::size_t>(c * sizes_.harmonic_stride)];
+    for (int a = 0; a < n_; ++a) {
+      for (int layer = 0; pass_.layer == 0 && layer < p_.n_layers(); ++layer) {
+        const T* weights = p_.normaliser_of(layer, species_);
+        T sum = 1;
+        for (int c = 0; c < p_.n_inputs; ++c) sum += weights[c] * phi_of(a)[c * sizes_.harmonic_stride];
+        pass_.normalisers[normaliser_at(layer, a)] = sum;
       }
-      pass_.normalisers[layer * input_.n_centers + atom_] = sum;
-      if (layer == 0) normaliser_ = sum;
+      normalisers_[a] = pass_.normalisers[normaliser_at(pass_.layer, a)];
     }
   }
 
   /// x [LM, row] divided by the normaliser.
-  void scale_rows(T* x) const {
-    const T factor = T(1) / normaliser_;
+  void normalise(int a, T* x) const {
+    const T factor = T(1) / normalisers_[a];
     for (int k = 0; k < p_.n_harmonics() * row_; k += lanes<T>) store(x + k, factor * load(x + k));
   }
 
   /// dA becomes the gradient by A before the division, and that by the normaliser is kept.
-  void take_normaliser_gradient() {
+  void take_normaliser_gradient(int a) {
     Pack<T> sum = {};
-    for (int k = 0; k < p_.n_harmonics() * row_; k += lanes<T>) {
-      sum += load(work_.dA.data() + k) * load(work_.A.data() + k);
-    }
-    pass_.normaliser_adjoints[pass_.layer * input_.n_centers + atom_] = -sum_lanes<T>(sum) / normaliser_;
-    scale_rows(work_.dA.data());
+    for (int k = 0; k < p_.n_harmonics() * row_; k += lanes<T>) sum += load(dA_of(a) + k) * load(A_of(a) + k);
+    pass_.normaliser_adjoints[normaliser_at(pass_.layer, a)] = -sum_lanes<T>(sum) / normalisers_[a];
+    normalise(a, dA_of(a));
   }
 
-  /// The gradients by the normalisers of all layers passed on to the density.
-  void add_normaliser_gradients() {
+  /// The gradients by the normalisers of all layers passed on to the density of degree 0.
+  void add_normaliser_gradients(int a) {
     for (int layer = 0; layer < p_.n_layers(); ++layer) {
       const T* weights = p_.normaliser_of(layer, species_);
-      const T adjoint = pass_.normaliser_adjoints[layer * input_.n_centers + atom_];
-      for (int c = 0; c < p_.n_inputs; ++c) {
-        work_.dphi[static_cast<std::size_t>(c)] += adjoint * weights[c];  // degree 0
-      }
+      const T adjoint = pass_.normaliser_adjoints[normaliser_at(layer, a)];
+      for (int c = 0; c < p_.n_inputs; ++c) dphi_of(a)[c] += adjoint * weights[c];
     }
   }
 
-  /// B and, if wanted, dA; `cotangent` of B or null for ones.
+  /// B and, if wanted, dA of all atoms, whose cotangents are dB, or else ones. The coefficients of a block of channels stay
+  /// in the nearest cache for all atoms.
   template <Wanted wanted>
-  void product(const T* cotangent) {
+  void product(bool with_cotangents) {
     const LayerProduct<T>& product = layer_.product;
-    T* dA = wanted == Wanted::value ? nullptr : work_.dA.data();
-    if (dA) fill_zero(dA, p_.n_harmonics() * row_);
-    if (!cotangent) fill_zero(work_.B.data(), product.n_outputs() * row_);
     const ProductShape shape{
         p_.n_harmonics(),     p_.n_channels, product.n_nodes(), product.n_outputs(), product.tree.data(),
         product.roots.data(), nullptr};
-    ProductAtom<Pack<T>, wanted>{shape,
-                                 row_,
-                                 {work_.A.data(), nullptr},
-                                 {const_cast<T*>(product.weights.data()) + species_ * product.n_nodes() * row_, nullptr},
-                                 {dA, nullptr},
-                                 {},
-                                 cotangent,
-                                 {cotangent ? nullptr : work_.B.data(), nullptr}}
-        .run();
+    T* coefficients = const_cast<T*>(product.weights.data()) + species_ * product.n_nodes() * row_;
+    if (wanted != Wanted::value) fill_zero(work_.dA.data(), n_ * p_.n_harmonics() * row_);
+    if (!with_cotangents) fill_zero(work_.B.data(), n_ * product.n_outputs() * row_);
+    using Atom = ProductAtom<Pack<T>, wanted>;
+    Atom::template for_each_block<T>(row_, [&](auto packs, int block) {
+      for (int a = 0; a < n_; ++a) {
+        T* dA = wanted == Wanted::value ? nullptr : dA_of(a);
+        const Atom atom{shape,
+                        row_,
+                        {A_of(a), nullptr},
+                        {coefficients, nullptr},
+                        {dA, nullptr},
+                        {},
+                        with_cotangents ? dB_of(a) : nullptr,
+                        {with_cotangents ? nullptr : B_of(a), nullptr}};
+        atom.template run_block<decltype(packs)::value>(block);
+      }
+    });
   }
 
   /// From dA to the gradients of the edges, and to the adjoints of the neighbours' features.
   void add_gradient_of_A() {
-    if (!p_.normaliser.empty()) take_normaliser_gradient();
-    if (pass_.layer == 0) {
-      int64_t first[2];
-      const int64_t matrix = species_ * (p_.l_max + 1) * static_cast<int64_t>(row_) * p_.input_row;
-      mix_input_gradient_atom(sizes_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
-      if (!p_.normaliser.empty()) add_normaliser_gradients();
-      density_gradient<T, Pack<T>>(p_.density, edges(first), 0, n_edges_, work_.dphi.data(), p_.input_row,
+    for (int a = 0; a < n_ && !p_.normaliser.empty(); ++a) take_normaliser_gradient(a);
+    if (pass_.layer == 0) return add_density_gradient();
+    const bool mixes = !layer_.message->mixing.empty();
+    if (mixes) mix_message_gradients();
+    for (int a = 0; a < n_; ++a) messages_->gradient(edges_of(a), mixes ? dmessage_of(a) : dA_of(a));
+    messages_->set_edge_gradients(first_[n_]);
+  }
+
+  void add_density_gradient() {
+    const int64_t matrix = species_ * (p_.l_max + 1) * static_cast<int64_t>(row_) * p_.input_row;
+    mix_input_gradient(sizes_, n_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
+    for (int a = 0; a < n_; ++a) {
+      if (!p_.normaliser.empty()) add_normaliser_gradients(a);
+      density_gradient<T, Pack<T>>(p_.density, edges(), first_[a], first_[a + 1], dphi_of(a), p_.input_row,
                                    work_.gradients.data());
-    } else if (layer_.message->mixing.empty()) {
-      messages_->gradient(work_.dA.data());
-    } else {
-      mix_message_gradients(work_.dmessage.data());
-      messages_->gradient(work_.dmessage.data());
     }
   }
 };
@@ -347,7 +419,7 @@ class AtomLoop {
 template <class T, class Sum>
 void atoms(const EngineParameters<T>& parameters, const EngineInput& input, const EnginePass<T>& pass, Range range,
            EngineScratch<T>& scratch, const EngineSums<Sum>& sums) {
-  AtomLoop<T, Sum>(parameters, input, pass, scratch, sums).run(range);
+  BlockLoop<T, Sum>(parameters, input, pass, scratch, sums).run(range);
 }
 
 }  // namespace

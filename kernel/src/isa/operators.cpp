@@ -235,14 +235,14 @@ void mix(const MixShape<T>& shape, const T* features, const T* weights, Range ra
   copy_rows<T>(weights, count * rows, shape.n_channels, shape.n_channels, W, stride);
   for (int64_t i = range.begin; i < range.end; ++i) {
     work.take_features(features, i);
-    mix_atom<T>(work.sizes, work.phi, W + shape.species[i] * rows * stride, work.A);
+    mix_atoms<T>(work.sizes, 1, work.phi, W + shape.species[i] * rows * stride, work.A);
     copy_rows<T>(work.A, work.n_harmonics, shape.n_channels, stride, out + i * work.n_harmonics * shape.n_channels,
                  shape.n_channels);
   }
 }
 
 template <class T>
-void mix_input_gradient(const MixShape<T>& shape, const T* G, const T* weights, Range range, T* out) {
+void mix_input_gradient_of_atoms(const MixShape<T>& shape, const T* G, const T* weights, Range range, T* out) {
   const MixWorkspace<T> work(shape);
   const MixSizes& sizes = work.sizes;
   const int64_t per_l = static_cast<int64_t>(sizes.channel_stride) * sizes.input_stride;
@@ -256,7 +256,7 @@ void mix_input_gradient(const MixShape<T>& shape, const T* G, const T* weights, 
   }
   for (int64_t i = range.begin; i < range.end; ++i) {
     work.take_channels(G, i);
-    mix_input_gradient_atom<T>(sizes, work.A, transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
+    mix_input_gradient<T>(sizes, 1, work.A, transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
     transpose_rows<T>(dphi, work.n_harmonics, shape.n_inputs, sizes.input_stride, out + i * work.n_features(),
                       work.n_harmonics);
   }
@@ -386,7 +386,7 @@ const Kernels<T> table = {
     density<T>,
     density_gradient_of_atoms<T>,
     mix<T>,
-    mix_input_gradient<T>,
+    mix_input_gradient_of_atoms<T>,
     mix_weight_gradient<T>,
     product<T>,
     product_gradient<T>,
