@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from mace_torch_models import (
 from typer.testing import CliRunner
 
 from tesseral import cli
+from tesseral.benchmarks.systems import water_box
 from tesseral.calculator import TesseralCalculator, evaluate, verification_ipi, verification_lammps
 from tesseral.calculator.lammps_process import run_lammps
 from tesseral.models.config import Config
-from tesseral.models.config_file import parse_config
+from tesseral.models.config_file import load_config, parse_config
 from tesseral.models.file import read_metadata
 from tesseral.models.initial import open_initial_model
 from tesseral.models.pipeline import train
@@ -51,6 +54,7 @@ COPPER: dict[str, Any] = {
     "atomic_inter_scale": 2.0,
     "radial_MLP": [8],
 }
+PAGE = Path(__file__).parent.parent / "docs" / "mace.md"
 WITH_ATOM = {"train": ["train.xyz", "atom.xyz"]}
 
 
@@ -203,3 +207,19 @@ def test_isolated_atoms_are_left_out_where_nothing_can_be_learnt_from_them(coppe
     assert any("an isolated atom has E0 and the shift of the model to start from by" in line for line in said)
     (result,) = evaluate(start, [Atoms("Cu")])
     assert result["energy"] == pytest.approx(0.25 + initial.shift["Cu"], abs=1e-12)
+
+
+@needs_lammps
+@pytest.mark.skipif(not PAGE.exists(), reason="not in a source tree")
+def test_the_page_about_mace_models_does_what_it_says(model, tmp_path, monkeypatch):
+    snippets = dict(re.findall(r"```(python|lammps|yaml)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "my.pt")
+    water_box(2, 0.8, np.random.default_rng(0)).write("start.xyz")
+    names: dict[str, Any] = {}
+    exec(compile(snippets["python"], PAGE.name, "exec"), names)
+    thermo = thermo_table(run_lammps(snippets["lammps"] + FORMAT + "run 0\n", tmp_path, ranks=2, timeout=60))
+    assert thermo["E_pair"][0] == pytest.approx(names["atoms"].get_potential_energy(), rel=1e-7)
+    Path("train.yaml").write_text(snippets["yaml"])
+    config = load_config("train.yaml")
+    assert config.init_from is not None and Path(config.init_from).name == "my.pt" and config.data.replay
