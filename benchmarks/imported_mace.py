@@ -27,7 +27,7 @@ from tesseral.benchmarks.timing import median_seconds, peak_megabytes
 from tesseral.models.file import read_metadata
 
 #: how mace-torch is run: whether glibc's malloc is tuned, see `tesseral.benchmarks.peers`, and whether it is compiled
-WAYS = {"eager": (False, False), "malloc tuned": (True, False), "compiled, malloc tuned": (True, True)}
+WAYS = {"eager": (False, False), "eager, tuned": (True, False), "compiled, tuned": (True, True)}
 DTYPES = ("float32", "float64")
 #: largest differences by precision: energy in units of the energy per atom (at least 1 eV), forces in units of the
 #: largest force (at least 1 eV/Å)

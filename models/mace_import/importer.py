@@ -97,7 +97,7 @@ def import_mace(
         OSError: the file cannot be read.
     """
     path, tell = Path(path), progress or (lambda line: None)
-    tell(f"opening {path.name}")
+    tell(f"reading {path.name}")
     source, is_single = load_mace(path, trust_pickle)
     tell("converting: radial functions, contractions, linear maps")
     with mace_session():

@@ -64,36 +64,43 @@ def _given(path: Path, trust_pickle: bool, head: str | None, structure: Path | N
 
 
 def mace_import_tables(report: dict[str, Any]) -> list[Any]:
-    """What `measure_mace_import` gives, for the console of rich: a table and lines below it."""
-    from rich.table import Table
-
-    columns = ("", "µs/atom", "factor", "memory\nMB", "difference\neV/atom", "difference\neV/Å")
-    table, skipped = Table(*columns, title=report["model"]), []
+    """What `measure_mace_import` gives, for the console of rich: a line, a table for each case, and lines below."""
+    tables, skipped = [], []
     for case in report["cases"]:
         name = f"{case['system']}, {case['n_atoms']:,} atoms, {case['n_neighbors']:.0f} neighbours, {case['dtype']}"
-        table.add_section()
-        table.add_row(f"[bold]{name}")
-        table.add_row("imported, native engine", f"{case['us_per_atom']:.1f}", "1", _memory(case))
+        tables.append(_case_table(case, name))
         for way, result in case["mace_torch"].items():
             if "skipped" in result:
                 skipped.append(f"{name}, mace-torch, {way}: skipped, {result['skipped']}")
-                table.add_row(f"mace-torch, {way}", "skipped")
-                continue
-            table.add_row(
-                f"mace-torch, {way}",
-                f"{result['us_per_atom']:.0f}",
-                f"{result['factor']:.1f}",
-                _memory(result),
-                *(f"{result[key]:.0e}" for key in ("energy_difference", "force_difference")),
-            )
     agrees = mace_import_agrees(report)
     return [
-        table,
+        f"{report['model']}: energies, forces and stress, neighbour list given; tuned: malloc neither maps nor trims",
+        *tables,
         *skipped,
         *report["notes"],
         f"{'the same energies and forces' if agrees else 'ENERGIES OR FORCES DIFFER'}; "
         f"load {report['load'][0]:.1f} to {report['load'][1]:.1f}",
     ]
+
+
+def _case_table(case: dict[str, Any], title: str) -> Any:
+    from rich.table import Table
+
+    columns = ("", "µs/atom", "factor", "memory\nMB", "differ by\neV/atom", "and by\neV/Å")
+    table = Table(*columns, title=title, title_justify="left")
+    table.add_row("imported, native engine", f"{case['us_per_atom']:.1f}", "1", _memory(case))
+    for way, result in case["mace_torch"].items():
+        if "skipped" in result:
+            table.add_row(f"mace-torch, {way}", "skipped")
+            continue
+        table.add_row(
+            f"mace-torch, {way}",
+            f"{result['us_per_atom']:.0f}",
+            f"{result['factor']:.1f}",
+            _memory(result),
+            *(f"{result[key]:.0e}" for key in ("energy_difference", "force_difference")),
+        )
+    return table
 
 
 def mace_import_agrees(report: dict[str, Any]) -> bool:
