@@ -34,9 +34,10 @@ LayerProduct<T> read_product(const ModelFile& file, const std::string& prefix, c
   for (const double root : roots.values) product.roots.push_back(static_cast<int32_t>(root));
   const std::string fault = tree_fault(product.tree, product.roots, p.n_harmonics());
   if (!fault.empty()) throw std::runtime_error(stem + fault);
+  product.depth = tree_depth(product.tree.data(), product.roots.data(), product.n_outputs());
   const auto n_species = static_cast<int64_t>(p.density.n_species);
   const Array& weights = file.parameter(prefix + "product", {n_species, product.n_nodes(), p.n_channels});
-  product.weights = pad_rows<T>(weights.values, p.n_channels, p.channel_row);
+  product.weights = in_blocks(pad_rows<T>(weights.values, p.n_channels, p.channel_row), product.n_nodes(), p.channel_row);
   return product;
 }
 

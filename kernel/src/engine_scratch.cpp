@@ -20,7 +20,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   tables.resize(edges);
   of_block(phi, static_cast<std::size_t>(p.n_inputs) * harmonic_row);
   of_block(dphi, n_harmonics * static_cast<std::size_t>(p.input_row));
-  of_block(A, n_harmonics * channel_row);
+  of_block(A, static_cast<std::size_t>(p.A_stride()));
   dA.resize(A.size());
   std::size_t outputs = 1;
   for (const EngineLayer<T>& layer : p.layers) {
@@ -36,7 +36,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
     }
     at_least(couplings, n_entries * padded_edges);
     at_least(by_edge, static_cast<std::size_t>(padded_row(static_cast<int>(n_entries) + 1)) * padded_edges);
-    if (!of_layer.mixing.empty()) of_block(message, static_cast<std::size_t>(of_layer.n_outputs) * channel_row);
+    if (!of_layer.mixing.empty()) of_block(message, static_cast<std::size_t>(p.stride_of_rows(of_layer.n_outputs)));
   }
   slopes.resize(radial.size());
   dmessage.resize(message.size());

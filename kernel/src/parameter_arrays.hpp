@@ -22,6 +22,19 @@ AlignedVector<T> pad_rows(const std::vector<double>& values, int length, int row
   return out;
 }
 
+/// Blocks [n_rows, row] as [row / coefficient_block, n_rows, coefficient_block].
+template <class T>
+AlignedVector<T> in_blocks(const AlignedVector<T>& values, int n_rows, int row) {
+  AlignedVector<T> out(values.size());
+  const auto rows = static_cast<std::size_t>(n_rows), columns = static_cast<std::size_t>(row);
+  for (std::size_t n = 0; n < values.size(); ++n) {
+    const std::size_t whole = n / (rows * columns), r = n / columns % rows, k = n % columns;
+    const std::size_t block = k / coefficient_block, within = k % coefficient_block;
+    out[((whole * columns / coefficient_block + block) * rows + r) * coefficient_block + within] = values[n];
+  }
+  return out;
+}
+
 /// Blocks [n_rows, n_columns] transposed.
 inline std::vector<double> transpose_blocks(const std::vector<double>& values, int n_rows, int n_columns) {
   std::vector<double> out(values.size());

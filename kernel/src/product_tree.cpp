@@ -1,4 +1,6 @@
 // Check of the tree of monomials that the symmetric product walks.
+#include <algorithm>
+
 #include "tesseral/operators.hpp"
 
 namespace tesseral {
@@ -28,6 +30,21 @@ std::string tree_fault(const std::vector<TreeNode>& tree, const std::vector<int3
     }
   }
   return "";
+}
+
+namespace {
+
+int depth_of(const TreeNode* tree, int32_t first, int32_t last) {
+  int deepest = 0;
+  for (int32_t n = first; n < last; ++n)
+    deepest = std::max(deepest, 1 + depth_of(tree, tree[n].first_child, tree[n].last_child));
+  return deepest;
+}
+
+}  // namespace
+
+int tree_depth(const TreeNode* tree, const int32_t* roots, int n_outputs) {
+  return depth_of(tree, roots[0], roots[n_outputs]);
 }
 
 }  // namespace tesseral

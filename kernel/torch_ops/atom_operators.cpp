@@ -131,12 +131,16 @@ struct ProductArguments {
   Tensor species, tree, roots;
 
   ProductShape shape(const Tensor& A, const Tensor& coefficients) const {
+    const auto* nodes = reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>());
+    const auto* of_outputs = roots.const_data_ptr<int32_t>();
+    const auto n_outputs = static_cast<int>(roots.size(0) - 1);
     return {static_cast<int>(A.size(1)),
             static_cast<int>(A.size(2)),
             static_cast<int>(coefficients.size(1)),
-            static_cast<int>(roots.size(0) - 1),
-            reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>()),
-            roots.const_data_ptr<int32_t>(),
+            n_outputs,
+            tree_depth(nodes, of_outputs, n_outputs),
+            nodes,
+            of_outputs,
             species.const_data_ptr<int64_t>()};
   }
   void save(AutogradContext* context) const {

@@ -14,6 +14,7 @@ namespace tesseral {
 
 /// Rows are padded to this many numbers, a multiple of every pack's lanes.
 constexpr int row_padding = 16;
+static_assert(row_padding % coefficient_block == 0);
 constexpr int padded_row(int n) {
   return (n + row_padding - 1) / row_padding * row_padding;
 }
@@ -32,7 +33,8 @@ template <class T>
 struct LayerProduct {
   std::vector<TreeNode> tree;
   std::vector<int32_t> roots;  // [n_outputs+1]
-  AlignedVector<T> weights;    // [S, n_nodes, channel_row]
+  int depth = 0;               // of the tree
+  AlignedVector<T> weights;    // [S, channel_row / coefficient_block, n_nodes, coefficient_block]
 
   int n_outputs() const { return static_cast<int>(roots.size()) - 1; }
   int n_nodes() const { return static_cast<int>(tree.size()); }
@@ -147,6 +149,10 @@ struct EngineParameters {
     return normaliser.data() + (layer * density.n_species + species) * n_inputs;
   }
   int n_harmonics() const { return (l_max + 1) * (l_max + 1); }
+  /// From atom to atom in arrays with so many rows of channels. The odd cache line keeps the same row of several atoms,
+  /// which are worked on together, in different places of the nearest cache.
+  int stride_of_rows(int n_rows) const { return n_rows * channel_row + row_padding; }
+  int A_stride() const { return stride_of_rows(n_harmonics()); }
   /// Length of one atom's features: [(message_l+1)^2, channel_row].
   int64_t feature_row() const { return n_layers() == 1 ? 0 : (message_l + 1) * (message_l + 1) * int64_t{channel_row}; }
 };
@@ -164,8 +170,8 @@ struct EngineScratch {
   std::vector<int32_t> neighbors;        // [edges]
   AlignedVector<T> phi;                  // [n, n_inputs, padded LM]
   AlignedVector<T> dphi;                 // [n, LM, input_row]
-  AlignedVector<T> A, dA;                // [n, LM, channel_row]
-  AlignedVector<T> message, dmessage;    // [n, message outputs, channel_row], where they are mixed
+  AlignedVector<T> A, dA;                // [n, A_stride] of [LM, channel_row]
+  AlignedVector<T> message, dmessage;    // [n, stride_of_rows] of [message outputs, channel_row], mixed
   AlignedVector<T> radial, slopes;       // [n_radial, padded edges]
   std::vector<const T*> pieces;          // [edges] of the channel tables
   AlignedVector<T> positions;            // [edges] within the piece, 0..1

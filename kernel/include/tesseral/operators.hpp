@@ -108,11 +108,19 @@ struct TreeNode {
 /// their parent, stay inside the tree and be at most max_order deep. The traversal relies on it.
 std::string tree_fault(const std::vector<TreeNode>& tree, const std::vector<int32_t>& roots, int n_harmonics);
 
+/// Levels of a tree without fault.
+int tree_depth(const TreeNode* tree, const int32_t* roots, int n_outputs);
+
+/// Channels whose coefficients of a product may lie together, one node of the tree after the other: in rows of all channels
+/// those of one block would share few places of the nearest cache.
+constexpr int coefficient_block = 16;
+
 struct ProductShape {
   int n_harmonics;
   int n_channels;
   int n_nodes;
   int n_outputs;
+  int depth;               // of the tree
   const TreeNode* tree;    // [n_nodes]
   const int32_t* roots;    // [n_outputs+1]
   const int64_t* species;  // [N]

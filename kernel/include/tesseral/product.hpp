@@ -1,4 +1,4 @@
-// The symmetric product of one atom: polynomials in A_{k lm}, the same for every channel but for their coefficients,
+// Symmetric products of atoms: polynomials in A_{k lm}, the same for every channel but for their coefficients,
 // evaluated as Horner trees with the channels in SIMD lanes. Value and gradient come from one traversal.
 #pragma once
 
@@ -24,11 +24,20 @@ struct Stream {
       return {load(values + offset), tangents ? load(tangents + offset) : Pack<T>{}};
     }
   }
-  void add(int64_t offset, const V& amount) const {
+  /// Of a dual only the tangent is wanted.
+  void set(int64_t offset, const V& amount) const {
     if constexpr (sizeof(V) == sizeof(Pack<T>)) {
-      store(values + offset, load(values + offset) + amount);
-    } else {  // of a dual only the tangent is wanted
-      store(tangents + offset, load(tangents + offset) + amount.tangent);
+      store(values + offset, amount);
+    } else {
+      store(tangents + offset, amount.tangent);
+    }
+  }
+  void add(int64_t offset, const V& amount) const {
+    T* target = sizeof(V) == sizeof(Pack<T>) ? values : tangents;
+    if constexpr (sizeof(V) == sizeof(Pack<T>)) {
+      store(target + offset, load(target + offset) + amount);
+    } else {
+      store(target + offset, load(target + offset) + amount.tangent);
     }
   }
 };
@@ -36,85 +45,134 @@ struct Stream {
 /// What a traversal computes beside the value.
 enum class Wanted { value, gradient, gradient_and_coefficients };
 
-/// One atom's product for B packs of channels. Strides: one row of channels each.
-template <class V, int B, Wanted wanted>
+/// One component of A and its gradient for B packs. Side by side, so that no load of A looks like one of a gradient that was
+/// just stored, of which the processor compares the last 12 bits of the address.
+template <class V, int B>
+struct ProductFactor {
+  V A[B];
+  V gradient[B];
+};
+
+/// The product of N atoms for P packs of channels each, B packs in all, by a tree that is at most so deep.
+template <class V, int N, int P, int depth, Wanted wanted>
 struct ProductTraversal {
   using T = Element<V>;
+  static constexpr int B = N * P;
   const TreeNode* tree;
-  int row;                 // channel stride of all arrays
-  Stream<V> A;             // [LM, row]
-  Stream<V> coefficients;  // [n_nodes, row]
-  Stream<V> gradient;      // of A, added to
+  ProductFactor<V, B>* factors;  // [LM]; gradients are added to
+  Stream<V> coefficients;        // of all atoms
   Stream<V> coefficient_gradient;
+  int64_t node_stride;  // of both
+  int64_t packs[P];     // where those of the packs begin
 
   /// value += sum over the nodes first..last-1 of A * (coefficient + sum over their children of the same); adjoint =
   /// d(total)/d(value) goes down the tree. The levels of the tree are unrolled, so that their sums stay in registers.
   template <int level = 1>
-  [[gnu::always_inline]] void visit(int first, int last, const V (&adjoint)[B], V (&value)[B], int block) const {
-    for (int n = first; n < last; ++n) {
-      const TreeNode node = tree[n];
-      const int64_t at = static_cast<int64_t>(node.factor) * row + block;
-      const int64_t own = static_cast<int64_t>(n) * row + block;
-      V factor[B], inner[B];
+  [[gnu::always_inline]] void visit(int first, int last, const V (&adjoint)[B], V (&value)[B]) const {
+    int64_t own = first * node_stride;
+    for (const TreeNode* node = tree + first; node != tree + last; ++node, own += node_stride) {
+      ProductFactor<V, B>& component = factors[node->factor];
+      V factor[B], inner[B], coefficient[P];
+      TESSERAL_UNROLL for (int p = 0; p < P; ++p) coefficient[p] = coefficients.get(own + packs[p]);
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        factor[b] = A.get(at + b * lanes<T>);
-        inner[b] = coefficients.get(own + b * lanes<T>);
+        factor[b] = component.A[b];
+        inner[b] = coefficient[b % P];
         if constexpr (wanted == Wanted::gradient_and_coefficients) {
-          coefficient_gradient.add(own + b * lanes<T>, adjoint[b] * factor[b]);
+          coefficient_gradient.add(own + packs[b % P], adjoint[b] * factor[b]);
         }
       }
-      if constexpr (level < max_order) {
-        if (node.first_child < node.last_child) {
+      if constexpr (level < depth) {
+        if (node->first_child < node->last_child) {
           V below[B];
           TESSERAL_UNROLL for (int b = 0; b < B; ++b) below[b] = adjoint[b] * factor[b];
-          visit<level + 1>(node.first_child, node.last_child, below, inner, block);
+          visit<level + 1>(node->first_child, node->last_child, below, inner);
         }
       }
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
         value[b] += factor[b] * inner[b];
-        if constexpr (wanted != Wanted::value) gradient.add(at + b * lanes<T>, adjoint[b] * inner[b]);
+        if constexpr (wanted != Wanted::value) component.gradient[b] += adjoint[b] * inner[b];
       }
     }
   }
 };
 
-/// The product's outputs [n_outputs, row] of one atom; `cotangent` [n_outputs, row] seeds the gradients (null: ones).
+/// Atoms whose products are worked out together, one pack of channels at a time: they share the loads of the coefficients.
+constexpr int product_atoms = 4;
+/// Trees of this depth leave more registers to the lowest level than those of max_order.
+constexpr int usual_depth = 3;
+
+/// The products' outputs [n, n_outputs, row] of atoms with the same coefficients; `cotangent` [n, n_outputs, row] seeds the
+/// gradients (null: ones).
 template <class V, Wanted wanted>
-struct ProductAtom {
+struct ProductAtoms {
   using T = Element<V>;
   const ProductShape& shape;
   int row;
+  int64_t atom_stride;  // of A and its gradient, [LM, row] each
+  // of the coefficients, from node to node and from each coefficient_block channels to the next
+  int64_t node_stride, block_stride;
   Stream<V> A, coefficients, gradient, coefficient_gradient;
   const T* cotangent;
-  Stream<V> out;  // added to; may have null arrays
+  Stream<V> out;  // may have null arrays
 
-  void run() const {
-    for_each_block<T>(row, [&](auto packs, int block) { run_block<decltype(packs)::value>(block); });
-  }
-
-  /// visit(constant number of packs, first channel) for blocks of channels that cover a row.
-  template <class Number, class Visit>
-  static void for_each_block(int row, Visit visit) {
-    int block = 0;
-    for (; block + 4 * lanes<Number> <= row; block += 4 * lanes<Number>) visit(std::integral_constant<int, 4>(), block);
-    for (; block < row; block += lanes<Number>) visit(std::integral_constant<int, 1>(), block);
-  }
-
-  template <int B>
-  void run_block(int block) const {
-    const ProductTraversal<V, B, wanted> traversal{shape.tree, row, A, coefficients, gradient, coefficient_gradient};
-    for (int o = 0; o < shape.n_outputs; ++o) {
-      V adjoint[B], value[B];
-      for (int b = 0; b < B; ++b) {
-        value[b] = constant<V>(0);
-        adjoint[b] = constant<V>(1);
-        if (cotangent) {
-          adjoint[b] = lift_to<V>(load(cotangent + static_cast<int64_t>(o) * row + block + b * lanes<T>));
-        }
+  void run(int n_atoms) const {
+    int a = 0;
+    if constexpr (wanted != Wanted::gradient_and_coefficients && sizeof(V) == sizeof(Pack<T>)) {
+      for (int block = 0; n_atoms >= product_atoms && block < row; block += lanes<T>) {
+        for (a = 0; a + product_atoms <= n_atoms; a += product_atoms) run_block<product_atoms, 1>(a, block);
       }
-      traversal.visit(shape.roots[o], shape.roots[o + 1], adjoint, value, block);
+    }
+    for (; a < n_atoms; ++a) {
+      int block = 0;
+      for (; block + 4 * lanes<T> <= row; block += 4 * lanes<T>) run_block<1, 4>(a, block);
+      for (; block < row; block += lanes<T>) run_block<1, 1>(a, block);
+    }
+  }
+
+ private:
+  /// N atoms from `first` on, P packs of channels from `block` on.
+  template <int N, int P>
+  void run_block(int first, int block) const {
+    if (shape.depth <= usual_depth) return run_tree<N, P, usual_depth>(first, block);
+    run_tree<N, P, max_order>(first, block);
+  }
+
+  template <int N, int P, int depth>
+  void run_tree(int first, int block) const {
+    constexpr int B = N * P;
+    const int row = this->row, n_harmonics = shape.n_harmonics, n_outputs = shape.n_outputs;
+    const int64_t atom_stride = this->atom_stride, out_stride = static_cast<int64_t>(n_outputs) * row;
+    const Stream<V> A = this->A, gradient = this->gradient;
+    // where pack b of B lies in an array with this stride from atom to atom
+    const auto offset = [=](int b, int64_t stride) { return (first + b / P) * stride + block + b % P * lanes<T>; };
+    ProductFactor<V, B> factors[max_harmonics];
+    for (int lm = 0; lm < n_harmonics; ++lm) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        factors[lm].A[b] = A.get(offset(b, atom_stride) + lm * row);
+        if constexpr (wanted != Wanted::value) factors[lm].gradient[b] = constant<V>(0);
+      }
+    }
+    ProductTraversal<V, N, P, depth, wanted> traversal{shape.tree,           factors,     coefficients,
+                                                       coefficient_gradient, node_stride, {}};
+    for (int p = 0; p < P; ++p) {
+      const int channel = block + p * lanes<T>;
+      traversal.packs[p] = channel / coefficient_block * block_stride + channel % coefficient_block;
+    }
+    for (int o = 0; o < n_outputs; ++o) {
+      V adjoint[B], value[B];
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        value[b] = constant<V>(0);
+        adjoint[b] = cotangent ? lift_to<V>(load(cotangent + offset(b, out_stride) + o * row)) : constant<V>(1);
+      }
+      traversal.visit(shape.roots[o], shape.roots[o + 1], adjoint, value);
       if (!out.values && !out.tangents) continue;
-      for (int b = 0; b < B; ++b) out.add(static_cast<int64_t>(o) * row + block + b * lanes<T>, value[b]);
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) out.set(offset(b, out_stride) + o * row, value[b]);
+    }
+    if constexpr (wanted == Wanted::value) return;
+    for (int lm = 0; lm < n_harmonics; ++lm) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        gradient.set(offset(b, atom_stride) + lm * row, factors[lm].gradient[b]);
+      }
     }
   }
 };

@@ -55,7 +55,7 @@ class BlockLoop {
         edges_(parameters, input, scratch, sums),
         readout_(parameters, scratch),
         row_(p_.channel_row),
-        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row} {
+        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row, p_.A_stride()} {
     if (layer_.message) messages_.emplace(parameters, *layer_.message, pass, scratch);
   }
 
@@ -133,15 +133,15 @@ class BlockLoop {
   Number* features_of(int a, Number* rows) const {
     return rows + atoms_[a] * p_.feature_row();
   }
-  T* A_of(int a) const { return work_.A.data() + a * p_.n_harmonics() * row_; }
-  T* dA_of(int a) const { return work_.dA.data() + a * p_.n_harmonics() * row_; }
+  T* A_of(int a) const { return work_.A.data() + a * p_.A_stride(); }
+  T* dA_of(int a) const { return work_.dA.data() + a * p_.A_stride(); }
   T* B_of(int a) const { return work_.B.data() + a * layer_.product.n_outputs() * row_; }
   T* dB_of(int a) const { return work_.dB.data() + a * layer_.product.n_outputs() * row_; }
   T* dfeatures_of(int a) const { return work_.dfeatures.data() + a * p_.feature_row(); }
   T* phi_of(int a) const { return work_.phi.data() + a * p_.n_inputs * sizes_.harmonic_stride; }
   T* dphi_of(int a) const { return work_.dphi.data() + a * p_.n_harmonics() * p_.input_row; }
-  T* message_of(int a) const { return work_.message.data() + a * layer_.message->n_outputs * row_; }
-  T* dmessage_of(int a) const { return work_.dmessage.data() + a * layer_.message->n_outputs * row_; }
+  T* message_of(int a) const { return work_.message.data() + a * p_.stride_of_rows(layer_.message->n_outputs); }
+  T* dmessage_of(int a) const { return work_.dmessage.data() + a * p_.stride_of_rows(layer_.message->n_outputs); }
   Range edges_of(int a) const { return {first_[a], first_[a + 1]}; }
 
   void take() {
@@ -309,7 +309,7 @@ class BlockLoop {
 
   void mix_messages() {
     const MatrixStack<T>& mixing = layer_.message->mixing;
-    fill_zero(work_.A.data(), n_ * p_.n_harmonics() * row_);
+    fill_zero(work_.A.data(), n_ * p_.A_stride());
     for_each_mixing([&](int l, int64_t matrix, int first) {
       const int width = 2 * l + 1;
       multiply_rows<T, true>(
@@ -367,32 +367,25 @@ class BlockLoop {
     }
   }
 
-  /// B and, if wanted, dA of all atoms, whose cotangents are dB, or else ones. The coefficients of a block of channels stay
-  /// in the nearest cache for all atoms.
+  /// B and, if wanted, dA of all atoms, whose cotangents are dB, or else ones.
   template <Wanted wanted>
   void product(bool with_cotangents) {
     const LayerProduct<T>& product = layer_.product;
-    const ProductShape shape{
-        p_.n_harmonics(),     p_.n_channels, product.n_nodes(), product.n_outputs(), product.tree.data(),
-        product.roots.data(), nullptr};
+    const ProductShape shape{p_.n_harmonics(), p_.n_channels,       product.n_nodes(),    product.n_outputs(),
+                             product.depth,    product.tree.data(), product.roots.data(), nullptr};
     T* coefficients = const_cast<T*>(product.weights.data()) + species_ * product.n_nodes() * row_;
-    if (wanted != Wanted::value) fill_zero(work_.dA.data(), n_ * p_.n_harmonics() * row_);
-    if (!with_cotangents) fill_zero(work_.B.data(), n_ * product.n_outputs() * row_);
-    using Atom = ProductAtom<Pack<T>, wanted>;
-    Atom::template for_each_block<T>(row_, [&](auto packs, int block) {
-      for (int a = 0; a < n_; ++a) {
-        T* dA = wanted == Wanted::value ? nullptr : dA_of(a);
-        const Atom atom{shape,
-                        row_,
-                        {A_of(a), nullptr},
-                        {coefficients, nullptr},
-                        {dA, nullptr},
-                        {},
-                        with_cotangents ? dB_of(a) : nullptr,
-                        {with_cotangents ? nullptr : B_of(a), nullptr}};
-        atom.template run_block<decltype(packs)::value>(block);
-      }
-    });
+    ProductAtoms<Pack<T>, wanted>{shape,
+                                  row_,
+                                  p_.A_stride(),
+                                  coefficient_block,
+                                  int64_t{product.n_nodes()} * coefficient_block,
+                                  {work_.A.data(), nullptr},
+                                  {coefficients, nullptr},
+                                  {wanted == Wanted::value ? nullptr : work_.dA.data(), nullptr},
+                                  {},
+                                  with_cotangents ? work_.dB.data() : nullptr,
+                                  {with_cotangents ? nullptr : work_.B.data(), nullptr}}
+        .run(n_);
   }
 
   /// From dA to the gradients of the edges, and to the adjoints of the neighbours' features.

@@ -202,8 +202,12 @@ struct MixWorkspace {
   Scratch<T> phi, A;
 
   explicit MixWorkspace(const MixShape<T>& shape)
-      : sizes{shape.l_max, shape.n_inputs, padded<T>(shape.n_inputs), padded<T>(harmonics_of(shape.l_max)),
-              padded<T>(shape.n_channels)},
+      : sizes{shape.l_max,
+              shape.n_inputs,
+              padded<T>(shape.n_inputs),
+              padded<T>(harmonics_of(shape.l_max)),
+              padded<T>(shape.n_channels),
+              0},
         n_harmonics(harmonics_of(shape.l_max)),
         n_channels(shape.n_channels),
         phi(static_cast<int64_t>(shape.n_inputs) * sizes.harmonic_stride),
@@ -311,10 +315,18 @@ void product(const ProductShape& shape, const T* A, const T* coefficients, Range
   const ProductWorkspace<T> work(shape, coefficients, range);
   for (int64_t i = range.begin; i < range.end; ++i) {
     work.take(A, i, shape.n_harmonics, work.A);
-    fill_zero<T>(work.out, work.row * shape.n_outputs);
-    ProductAtom<V, Wanted::value>{shape, work.row, {work.A, nullptr}, {work.coefficients + work.coefficients_of(i), nullptr},
-                                  {},    {},       nullptr,           {work.out, nullptr}}
-        .run();
+    ProductAtoms<V, Wanted::value>{shape,
+                                   work.row,
+                                   0,
+                                   work.row,
+                                   coefficient_block,
+                                   {work.A, nullptr},
+                                   {work.coefficients + work.coefficients_of(i), nullptr},
+                                   {},
+                                   {},
+                                   nullptr,
+                                   {work.out, nullptr}}
+        .run(1);
     work.give(work.out, i, shape.n_outputs, out);
   }
 }
@@ -330,19 +342,20 @@ void product_gradient_of_atoms(const ProductWorkspace<T>& work, Field<const T> A
     work.take(A.values, i, shape.n_harmonics, work.A);
     if (dual) work.take(A.tangents, i, shape.n_harmonics, work.A_tangent);
     work.take(G, i, shape.n_outputs, work.cotangent);
-    fill_zero<T>(work.gradient, work.row * shape.n_harmonics);
-    if (dual) fill_zero<T>(work.out, work.row * shape.n_outputs);
     T* tangents = coefficient_tangents ? const_cast<T*>(coefficient_tangents) + own : nullptr;
     T* own_gc = gc ? gc + own : nullptr;
-    ProductAtom<V, wanted>{shape,
-                           work.row,
-                           {work.A, work.A_tangent},
-                           {work.coefficients + own, tangents},
-                           {work.gradient, work.gradient},
-                           {own_gc, own_gc},
-                           work.cotangent,
-                           {nullptr, dual ? static_cast<T*>(work.out) : nullptr}}
-        .run();
+    ProductAtoms<V, wanted>{shape,
+                            work.row,
+                            0,
+                            work.row,
+                            coefficient_block,
+                            {work.A, work.A_tangent},
+                            {work.coefficients + own, tangents},
+                            {work.gradient, work.gradient},
+                            {own_gc, own_gc},
+                            work.cotangent,
+                            {nullptr, dual ? static_cast<T*>(work.out) : nullptr}}
+        .run(1);
     work.give(work.gradient, i, shape.n_harmonics, gA);
     if (out) work.give(work.out, i, shape.n_outputs, out);
   }
