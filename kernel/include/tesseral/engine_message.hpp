@@ -61,17 +61,9 @@ class BlockMessages {
 
   /// From G = dE/d(message) [outputs, row] along some edges to their gradients, and added to the adjoints of the features.
   void gradient(Range edges, const T* G) {
-    for (int64_t e = edges.begin; e < edges.end; ++e) {
-      std::fill_n(sums_, message_.couplings.entries.size() + 1, Pack<T>{});
-      for (int path = 0; path < message_.n_paths(); ++path) {
-        with_outputs(path, [&](auto n_outs) { add_path_gradient<decltype(n_outs)::value>(path, e, G); });
-      }
-      const int n_sums = static_cast<int>(message_.couplings.entries.size()) + 1;
-      for (int first = 0; first < n_sums; first += lanes<T>) {
-        const int count = n_sums - first < lanes<T> ? n_sums - first : lanes<T>;
-        store(work_.by_edge.data() + e * entry_row_ + first, fold_all<T>(sums_ + first, count));
-      }
-    }
+    int64_t e = edges.begin;
+    for (; e + gradient_edges <= edges.end; e += gradient_edges) edge_gradients<gradient_edges>(e, G);
+    for (; e < edges.end; ++e) edge_gradients<1>(e, G);
   }
 
   /// Gradients of all edges by their vectors, after `gradient` for all.
@@ -115,13 +107,16 @@ class BlockMessages {
   /// Outputs of a path that the compiler knows the number of; more are done in a loop.
   static constexpr int most_known_outputs = 7;
   static constexpr int most_outputs = 2 * max_l + 1;
+  /// Edges that share the loads of a path's weights.
+  static constexpr int message_edges = 4, gradient_edges = 2;
 
   const EngineParameters<T>& p_;
   const LayerMessage<T>& message_;
   const EnginePass<T>& pass_;
   EngineScratch<T>& work_;
-  int row_, entry_row_, stride_ = 0;                // stride: padded number of edges
-  Pack<T> sums_[most_coupling_entries + lanes<T>];  // of an edge, channels in lanes: by the couplings, by the distance
+  int row_, entry_row_, stride_ = 0;  // stride: padded number of edges
+  // of some edges, channels in lanes: by the couplings, by the distance
+  Pack<T> sums_[gradient_edges][most_coupling_entries + lanes<T>];
 
   bool by_channel() const { return !message_.channel_tables.empty(); }
 
@@ -172,45 +167,56 @@ class BlockMessages {
     }
   }
 
-  /// R of a path and edge in B packs of channels, and dR/dr.
-  template <int B, bool with_slope>
-  [[gnu::always_inline]] void radial(int path, int64_t edge, int block, Pack<T> (&R)[B], Pack<T> (&slope)[B]) const {
-    const RadialBasis<T>& basis = message_.radial.basis;
-    const int row = row_;
+  /// R of a path and of E edges from `first` on in B packs of channels, and dR/dr.
+  template <int E, int B, bool with_slope>
+  [[gnu::always_inline]] void radial(int path, int64_t first, int block, Pack<T> (&R)[E][B], Pack<T> (&slope)[E][B]) const {
     if (by_channel()) {
-      const T* piece = work_.pieces[static_cast<std::size_t>(edge)] + int64_t{path} * basis.n_powers * row + block;
-      const T t = work_.positions[static_cast<std::size_t>(edge)];
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        R[b] = load(piece + (basis.n_powers - 1) * row + b * lanes<T>);
-        slope[b] = Pack<T>{};
-      }
-      for (int power = basis.n_powers - 2; power >= 0; --power) {
-        TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-          if constexpr (with_slope) slope[b] = slope[b] * t + R[b];
-          R[b] = R[b] * t + load(piece + power * row + b * lanes<T>);
-        }
-      }
-      const T per_length = T(basis.n_intervals) / basis.cutoff;
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) slope[b] = per_length * slope[b];
+      TESSERAL_UNROLL for (int e = 0; e < E; ++e) radial_by_channel<B, with_slope>(path, first + e, block, R[e], slope[e]);
       return;
     }
-    const T* weights = message_.weights.data() + int64_t{path} * basis.n_radial * row + block;
-    TESSERAL_UNROLL for (int b = 0; b < B; ++b) R[b] = slope[b] = Pack<T>{};
-    for (int q = 0; q < basis.n_radial; ++q, weights += row) {
-      const T g = work_.radial[static_cast<std::size_t>(q * stride_ + edge)];
-      const T dg = work_.slopes[static_cast<std::size_t>(q * stride_ + edge)];
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        const Pack<T> weight = load(weights + b * lanes<T>);
-        R[b] += g * weight;
-        if constexpr (with_slope) slope[b] += dg * weight;
+    const int n_radial = message_.radial.basis.n_radial, row = row_;
+    const T* weights = message_.weights.data() + int64_t{path} * n_radial * row + block;
+    const T *g = work_.radial.data() + first, *dg = work_.slopes.data() + first;
+    TESSERAL_UNROLL for (int e = 0; e < E; ++e) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) R[e][b] = slope[e][b] = Pack<T>{};
+    }
+    for (int q = 0; q < n_radial; ++q, weights += row, g += stride_, dg += stride_) {
+      Pack<T> w[B];
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) w[b] = load(weights + b * lanes<T>);
+      TESSERAL_UNROLL for (int e = 0; e < E; ++e) {
+        TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+          R[e][b] += g[e] * w[b];
+          if constexpr (with_slope) slope[e][b] += dg[e] * w[b];
+        }
       }
     }
+  }
+
+  template <int B, bool with_slope>
+  [[gnu::always_inline]] void radial_by_channel(int path, int64_t edge, int block, Pack<T> (&R)[B],
+                                                Pack<T> (&slope)[B]) const {
+    const RadialBasis<T>& basis = message_.radial.basis;
+    const int row = row_;
+    const T* piece = work_.pieces[static_cast<std::size_t>(edge)] + int64_t{path} * basis.n_powers * row + block;
+    const T t = work_.positions[static_cast<std::size_t>(edge)];
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+      R[b] = load(piece + (basis.n_powers - 1) * row + b * lanes<T>);
+      slope[b] = Pack<T>{};
+    }
+    for (int power = basis.n_powers - 2; power >= 0; --power) {
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        if constexpr (with_slope) slope[b] = slope[b] * t + R[b];
+        R[b] = R[b] * t + load(piece + power * row + b * lanes<T>);
+      }
+    }
+    const T per_length = T(basis.n_intervals) / basis.cutoff;
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) slope[b] = per_length * slope[b];
   }
 
   /// Adds the messages of a path. `known` outputs, or if 0 as many as it has; their sums stay in registers.
   template <int known>
   void add_path(int path, Range edges, T* out) const {
-    constexpr int packs = known == 0 ? 1 : known <= 3 ? 4 : 2;  // of channels at once
+    constexpr int packs = known == 0 ? 1 : 2;  // of channels at once
     int block = 0;
     for (; block + packs * lanes<T> <= row_; block += packs * lanes<T>)
       add_path_block<known, packs>(path, edges, block, out);
@@ -220,30 +226,42 @@ class BlockMessages {
   template <int known, int B>
   void add_path_block(int path, Range edges, int block, T* out) const {
     const auto& of_path = message_.couplings.paths[static_cast<std::size_t>(path)];
-    const int n_outs = known ? known : of_path.n_outs, row = row_, stride = stride_;
+    const int n_outs = known ? known : of_path.n_outs, row = row_;
     Pack<T> sums[known ? known : most_outputs][B];
     TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[o][b] = Pack<T>{};
     }
-    for (int64_t e = edges.begin; e < edges.end; ++e) {
-      Pack<T> R[B], slope[B];
-      radial<B, false>(path, e, block, R, slope);
-      for (int32_t x = of_path.first_row; x < of_path.last_row; ++x) {
-        const auto& of_row = message_.couplings.rows[static_cast<std::size_t>(x)];
-        const T* h = neighbor_row(pass_.before, e, of_row.component) + block;
-        const T* couplings = work_.couplings.data() + int64_t{of_row.first_entry} * stride + e;
-        Pack<T> Rh[B];
-        TESSERAL_UNROLL for (int b = 0; b < B; ++b) Rh[b] = R[b] * load(h + b * lanes<T>);
-        TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
-          const T coupling = couplings[o * stride];
-          TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[o][b] += coupling * Rh[b];
-        }
-      }
-    }
+    int64_t e = edges.begin;
+    for (; e + message_edges <= edges.end; e += message_edges)
+      add_edges<known, B, message_edges>(path, e, block, n_outs, sums);
+    for (; e < edges.end; ++e) add_edges<known, B, 1>(path, e, block, n_outs, sums);
     TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
       T* target = out + (of_path.first_out + o) * row + block;
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
         store(target + b * lanes<T>, load(target + b * lanes<T>) + sums[o][b]);
+      }
+    }
+  }
+
+  /// Adds the messages along E edges from `first` on to the sums of a path's outputs.
+  template <int known, int B, int E, std::size_t n_sums>
+  [[gnu::always_inline]] void add_edges(int path, int64_t first, int block, int n_outputs,
+                                        Pack<T> (&sums)[n_sums][B]) const {
+    const auto& of_path = message_.couplings.paths[static_cast<std::size_t>(path)];
+    const int n_outs = known ? known : n_outputs, stride = stride_;
+    Pack<T> R[E][B], slope[E][B];
+    radial<E, B, false>(path, first, block, R, slope);
+    for (int32_t x = of_path.first_row; x < of_path.last_row; ++x) {
+      const auto& of_row = message_.couplings.rows[static_cast<std::size_t>(x)];
+      const T* couplings = work_.couplings.data() + int64_t{of_row.first_entry} * stride + first;
+      TESSERAL_UNROLL for (int e = 0; e < E; ++e) {
+        const T* h = neighbor_row(pass_.before, first + e, of_row.component) + block;
+        Pack<T> Rh[B];
+        TESSERAL_UNROLL for (int b = 0; b < B; ++b) Rh[b] = R[e][b] * load(h + b * lanes<T>);
+        TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
+          const T coupling = couplings[o * stride + e];
+          TESSERAL_UNROLL for (int b = 0; b < B; ++b) sums[o][b] += coupling * Rh[b];
+        }
       }
     }
   }
@@ -254,63 +272,87 @@ class BlockMessages {
     return rows + work_.neighbors[static_cast<std::size_t>(edge)] * p_.feature_row() + int64_t{component} * row_;
   }
 
-  /// Adds to sums_ and to the adjoints of the neighbour's features.
-  template <int known>
-  void add_path_gradient(int path, int64_t edge, const T* G) {
+  /// Gradients of E edges from `first` on.
+  template <int E>
+  void edge_gradients(int64_t first, const T* G) {
+    const int n_sums = static_cast<int>(message_.couplings.entries.size()) + 1;
+    for (int e = 0; e < E; ++e) std::fill_n(sums_[e], n_sums, Pack<T>{});
+    for (int path = 0; path < message_.n_paths(); ++path) {
+      with_outputs(path, [&](auto n_outs) { add_path_gradient<decltype(n_outs)::value, E>(path, first, G); });
+    }
+    for (int e = 0; e < E; ++e) {
+      for (int n = 0; n < n_sums; n += lanes<T>) {
+        const int count = n_sums - n < lanes<T> ? n_sums - n : lanes<T>;
+        store(work_.by_edge.data() + (first + e) * entry_row_ + n, fold_all<T>(sums_[e] + n, count));
+      }
+    }
+  }
+
+  /// Adds to sums_ and to the adjoints of the neighbours' features.
+  template <int known, int E>
+  void add_path_gradient(int path, int64_t first, const T* G) {
     constexpr int packs = known == 0 ? 1 : known <= 3 ? 4 : 2;  // of channels at once
     const auto& of_path = message_.couplings.paths[static_cast<std::size_t>(path)];
     for (int32_t x = of_path.first_row; x < of_path.last_row; ++x) {
       const auto& of_row = message_.couplings.rows[static_cast<std::size_t>(x)];
-      RowGradient<known> row{known ? known : of_path.n_outs, G + of_path.first_out * row_,
-                             neighbor_row(pass_.before, edge, of_row.component),
-                             neighbor_row(pass_.adjoints_before, edge, of_row.component)};
-      for (int o = 0; o < row.n_outs; ++o) {
-        row.couplings[o] =
-            broadcast<T>(work_.couplings[static_cast<std::size_t>(int64_t{of_row.first_entry + o} * stride_ + edge)]);
+      RowGradient<known, E> row{known ? known : of_path.n_outs,
+                                G + of_path.first_out * row_,
+                                work_.couplings.data() + int64_t{of_row.first_entry} * stride_ + first,
+                                {},
+                                {}};
+      for (int e = 0; e < E; ++e) {
+        row.h[e] = neighbor_row(pass_.before, first + e, of_row.component);
+        row.dh[e] = neighbor_row(pass_.adjoints_before, first + e, of_row.component);
       }
       int block = 0;
       for (; block + packs * lanes<T> <= row_; block += packs * lanes<T>) {
-        add_row_gradient<known, packs>(path, edge, block, row);
+        add_row_gradient<known, packs>(path, first, block, row);
       }
-      for (; block < row_; block += lanes<T>) add_row_gradient<known, 1>(path, edge, block, row);
-      for (int o = 0; o < row.n_outs; ++o) sums_[of_row.first_entry + o] = row.by_coupling[o];
-      sums_[message_.couplings.entries.size()] += row.by_distance;
+      for (; block < row_; block += lanes<T>) add_row_gradient<known, 1>(path, first, block, row);
+      for (int e = 0; e < E; ++e) {
+        for (int o = 0; o < row.n_outs; ++o) sums_[e][of_row.first_entry + o] = row.by_coupling[e][o];
+        sums_[e][message_.couplings.entries.size()] += row.by_distance[e];
+      }
     }
   }
 
-  /// One component of h along one edge: its part of a message's gradient.
-  template <int known>
+  /// One component of h along E edges: its part of a message's gradient.
+  template <int known, int E>
   struct RowGradient {
     int n_outs;
-    const T* cotangents;  // [n_outs, row]
-    const T* h;           // [row]
-    T* dh;                // [row]
-    Pack<T> couplings[known ? known : most_outputs] = {};
-    Pack<T> by_coupling[known ? known : most_outputs] = {};  // channels in lanes
-    Pack<T> by_distance = {};
+    const T* cotangents;                                        // [n_outs, row]
+    const T* couplings;                                         // [n_outs, stride_], of the edges from the first on
+    const T* h[E];                                              // [row]
+    T* dh[E];                                                   // [row]
+    Pack<T> by_coupling[E][known ? known : most_outputs] = {};  // channels in lanes
+    Pack<T> by_distance[E] = {};
   };
 
-  template <int known, int B>
-  [[gnu::always_inline]] void add_row_gradient(int path, int64_t edge, int block, RowGradient<known>& x) const {
-    const int n_outs = known ? known : x.n_outs, row = row_;
-    Pack<T> R[B], slope[B], h[B], Rh[B], S[B];
-    radial<B, true>(path, edge, block, R, slope);
-    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-      h[b] = load(x.h + block + b * lanes<T>);
-      Rh[b] = R[b] * h[b];
-      S[b] = Pack<T>{};
-    }
-    TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
+  template <int known, int B, int E>
+  [[gnu::always_inline]] void add_row_gradient(int path, int64_t first, int block, RowGradient<known, E>& x) const {
+    const int n_outs = known ? known : x.n_outs, row = row_, stride = stride_;
+    Pack<T> R[E][B], slope[E][B];
+    radial<E, B, true>(path, first, block, R, slope);
+    TESSERAL_UNROLL for (int e = 0; e < E; ++e) {
+      Pack<T> h[B], Rh[B], S[B];
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        const Pack<T> g = load(x.cotangents + o * row + block + b * lanes<T>);
-        S[b] += x.couplings[o] * g;
-        x.by_coupling[o] += g * Rh[b];
+        h[b] = load(x.h[e] + block + b * lanes<T>);
+        Rh[b] = R[e][b] * h[b];
+        S[b] = Pack<T>{};
       }
-    }
-    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-      T* dh = x.dh + block + b * lanes<T>;
-      store(dh, load(dh) + R[b] * S[b]);
-      x.by_distance += slope[b] * (h[b] * S[b]);
+      TESSERAL_UNROLL for (int o = 0; o < n_outs; ++o) {
+        const T coupling = x.couplings[o * stride + e];
+        TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+          const Pack<T> g = load(x.cotangents + o * row + block + b * lanes<T>);
+          S[b] += coupling * g;
+          x.by_coupling[e][o] += g * Rh[b];
+        }
+      }
+      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+        T* dh = x.dh[e] + block + b * lanes<T>;
+        store(dh, load(dh) + R[e][b] * S[b]);
+        x.by_distance[e] += slope[e][b] * (h[b] * S[b]);
+      }
     }
   }
 };
