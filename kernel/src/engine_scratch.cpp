@@ -7,19 +7,27 @@ namespace tesseral {
 
 template <class T>
 EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges) {
-  const auto edges = static_cast<std::size_t>(block_atoms * most_edges) + 1;  // a slot for an edge that is dropped
-  const auto padded_edges = (edges + row_padding - 1) / row_padding * row_padding;
+  // a slot for an edge that is dropped; loads of packs may begin at any edge
+  const auto edges = static_cast<std::size_t>(padded_row(static_cast<int>(block_atoms * most_edges) + 1) + row_padding);
+  stride = static_cast<int64_t>(edges);
   const auto n_harmonics = static_cast<std::size_t>(p.n_harmonics()), channel_row = static_cast<std::size_t>(p.channel_row);
   const auto harmonic_row = static_cast<std::size_t>(padded_row(p.n_harmonics()));
   const auto at_least = [](AlignedVector<T>& array, std::size_t size) { array.resize(std::max(array.size(), size)); };
   const auto of_block = [&](AlignedVector<T>& array, std::size_t size) { at_least(array, block_atoms * size); };
   vectors.resize(3 * edges);
   gradients.resize(3 * edges);
+  unsorted.resize(p.density.n_species > 1 ? edges : 0);
+  species_places.resize(static_cast<std::size_t>(p.density.n_species) + 1);
+  harmonics.resize(edges * harmonic_row);
+  by_edge.resize(edges * (harmonic_row + row_padding));
+  radial.resize(static_cast<std::size_t>(p.density.radial.n_radial) * edges);
+  dphi_rows.resize(static_cast<std::size_t>(p.density.radial.n_radial) * harmonic_row);
   species.resize(edges);
   neighbors.resize(edges);
   tables.resize(edges);
   of_block(phi, static_cast<std::size_t>(p.n_inputs) * harmonic_row);
-  of_block(dphi, n_harmonics * static_cast<std::size_t>(p.input_row));
+  of_block(dphi, harmonic_row * static_cast<std::size_t>(p.input_row));
+  dphi.resize(dphi.size() + row_padding);  // the last columns of a species are loaded as whole packs
   of_block(A, static_cast<std::size_t>(p.A_stride()));
   dA.resize(A.size());
   std::size_t outputs = 1;
@@ -29,13 +37,13 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
     const LayerMessage<T>& of_layer = *layer.message;
     const std::size_t n_entries = of_layer.couplings.entries.size();
     if (of_layer.channel_tables.empty()) {
-      at_least(radial, static_cast<std::size_t>(of_layer.radial.basis.n_radial) * padded_edges);
+      at_least(radial, static_cast<std::size_t>(of_layer.radial.basis.n_radial) * edges);
     } else {
       pieces.resize(edges);
       positions.resize(edges);
     }
-    at_least(couplings, n_entries * padded_edges);
-    at_least(by_edge, static_cast<std::size_t>(padded_row(static_cast<int>(n_entries) + 1)) * padded_edges);
+    at_least(couplings, n_entries * edges);
+    at_least(by_edge, static_cast<std::size_t>(padded_row(static_cast<int>(n_entries) + 1)) * edges);
     if (!of_layer.mixing.empty()) of_block(message, static_cast<std::size_t>(p.stride_of_rows(of_layer.n_outputs)));
   }
   slopes.resize(radial.size());

@@ -143,6 +143,12 @@ struct EngineParameters {
   AlignedVector<T> repulsion_outer;     // [S, S] Å
 
   int n_layers() const { return static_cast<int>(layers.size()); }
+  /// Some splines depend on the species of both atoms.
+  bool radial_by_pair() const {
+    bool any = radial.by_pair();
+    for (const EngineLayer<T>& layer : layers) any = any || (layer.message && layer.message->radial.by_pair());
+    return any;
+  }
   /// Neighbours get other numbers of an atom than its own features.
   bool hands_on() const { return !layers.front().handed.empty(); }
   const T* normaliser_of(int layer, int64_t species) const {
@@ -163,24 +169,39 @@ constexpr int block_atoms = 8;
 /// Working arrays of one thread for a block of atoms [n, ..] and their edges, those of one atom after the other.
 template <class T>
 struct EngineScratch {
+  struct Edge {
+    int64_t species;
+    int32_t neighbor;
+    T vector[3];
+  };
+
   std::vector<int64_t> order;            // atoms by species
-  AlignedVector<T> vectors, gradients;   // [edges, 3]
+  int64_t stride = 0;                    // most edges of a block, padded
+  AlignedVector<T> vectors, gradients;   // [3, stride]
   std::vector<int64_t> species;          // [edges]
   std::vector<int64_t> tables;           // [edges] spline table by pair of species
   std::vector<int32_t> neighbors;        // [edges]
+  std::vector<Edge> unsorted;            // [edges]
+  std::vector<int64_t> species_places;   // [S+1]
+  AlignedVector<T> harmonics;            // [edges, padded LM]
   AlignedVector<T> phi;                  // [n, n_inputs, padded LM]
-  AlignedVector<T> dphi;                 // [n, LM, input_row]
+  AlignedVector<T> dphi;                 // [n, padded LM, input_row]
+  AlignedVector<T> dphi_rows;            // [n_radial, padded LM] of one atom and species of neighbours
   AlignedVector<T> A, dA;                // [n, A_stride] of [LM, channel_row]
   AlignedVector<T> message, dmessage;    // [n, stride_of_rows] of [message outputs, channel_row], mixed
-  AlignedVector<T> radial, slopes;       // [n_radial, padded edges]
+  AlignedVector<T> radial, slopes;       // [n_radial, stride]
   std::vector<const T*> pieces;          // [edges] of the channel tables
   AlignedVector<T> positions;            // [edges] within the piece, 0..1
-  AlignedVector<T> couplings;            // [entries of a coupling table, padded edges]
-  AlignedVector<T> by_edge;              // [padded edges, padded entries + 1] gradients by the couplings and the distance
+  AlignedVector<T> couplings;            // [entries of a coupling table, stride]
+  AlignedVector<T> by_edge;              // [edges, entries] gradients by harmonics or couplings, and by the distance
   AlignedVector<T> B, dB;                // [n, most outputs of a product, channel_row]
   AlignedVector<T> features, dfeatures;  // [n, padded features] of the last layer; of others dfeatures [n, feature_row]
   // MLP: activations and SiLU slopes of each layer [n, width], one layer after the other; adjoints of two layers
   AlignedVector<T> hidden, silu_slopes, adjoint, adjoint_below;
+
+  T* vector(int axis) { return vectors.data() + axis * stride; }
+  const T* vector(int axis) const { return vectors.data() + axis * stride; }
+  T* gradient(int axis) { return gradients.data() + axis * stride; }
 
   EngineScratch(const EngineParameters<T>& parameters, int64_t most_edges);
 };

@@ -12,10 +12,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "tesseral/density.hpp"
-#include "tesseral/engine_atoms.hpp"
-#include "tesseral/message.hpp"
-#include "tesseral/rows.hpp"
+#include "tesseral/engine_geometry.hpp"
 
 namespace tesseral::TESSERAL_ISA {
 
@@ -33,12 +30,11 @@ class BlockMessages {
 
   /// Radial functions and couplings of the edges in the scratch; before anything else.
   void set_edges(int64_t n_edges) {
-    stride_ = padded<T>(static_cast<int>(n_edges));
-    for_each_pack<T>(0, n_edges, [&](const Lanes<T>& pack) {
+    for (int64_t first = 0; first < n_edges; first += lanes<T>) {
       Pack<T> Y[max_harmonics];
-      const auto unit = direction(pack);
+      const auto unit = direction_at(work_, first);
       Harmonics<Pack<T>>(p_.density.harmonics, unit.x, unit.y, unit.z).values(Y);
-      set_radial(pack, unit.length);
+      set_radial(first, unit.length);
       const CouplingTable<T>& table = message_.couplings;
       for (std::size_t n = 0; n < table.entries.size(); ++n) {
         Pack<T> sum = {};
@@ -46,9 +42,9 @@ class BlockMessages {
           const auto& term = table.terms[static_cast<std::size_t>(t)];
           sum += term.coupling * Y[term.harmonic];
         }
-        store(work_.couplings.data() + static_cast<int64_t>(n) * stride_ + pack.edge[0], sum);
+        store(work_.couplings.data() + static_cast<int64_t>(n) * work_.stride + first, sum);
       }
-    });
+    }
   }
 
   /// Overwrites out [outputs, row] with the messages along some edges, those of one center.
@@ -68,39 +64,30 @@ class BlockMessages {
 
   /// Gradients of all edges by their vectors, after `gradient` for all.
   void set_edge_gradients(int64_t n_edges) {
-    for_each_pack<T>(0, n_edges, [&](const Lanes<T>& pack) {
-      Pack<T> by_harmonics[max_harmonics], by_distance = {}, gx, gy, gz;
-      std::fill_n(by_harmonics, p_.n_harmonics(), Pack<T>{});
+    for (int64_t first = 0; first < n_edges; first += lanes<T>) {
+      Pack<T> by_harmonics[max_harmonics] = {}, by_distance = {};
       const CouplingTable<T>& table = message_.couplings;
       const auto n_entries = static_cast<int>(table.entries.size());
-      for (int first = 0; first <= n_entries; first += lanes<T>) {
+      for (int block = 0; block <= n_entries; block += lanes<T>) {
         Pack<T> sums[lanes<T>];
         for (int lane = 0; lane < lanes<T>; ++lane) {
-          sums[lane] = load(work_.by_edge.data() + (pack.edge[0] + lane) * entry_row_ + first);
+          sums[lane] = load(work_.by_edge.data() + (first + lane) * entry_row_ + block);
         }
         transpose<T>(sums);
-        for (int n = first; n <= n_entries && n < first + lanes<T>; ++n) {
+        for (int n = block; n <= n_entries && n < block + lanes<T>; ++n) {
           if (n == n_entries) {
-            by_distance = sums[n - first];
+            by_distance = sums[n - block];
             break;
           }
           const auto& entry = table.entries[static_cast<std::size_t>(n)];
           for (int32_t t = entry.first_term; t < entry.last_term; ++t) {
             const auto& term = table.terms[static_cast<std::size_t>(t)];
-            by_harmonics[term.harmonic] += term.coupling * sums[n - first];
+            by_harmonics[term.harmonic] += term.coupling * sums[n - block];
           }
         }
       }
-      const auto unit = direction(pack);
-      Harmonics<Pack<T>>(p_.density.harmonics, unit.x, unit.y, unit.z).contract_gradient(by_harmonics, gx, gy, gz);
-      unit.project(gx, gy, gz, by_distance);
-      for (int lane = 0; lane < pack.count; ++lane) {
-        T* target = work_.gradients.data() + 3 * pack.edge[lane];
-        target[0] = gx[lane];
-        target[1] = gy[lane];
-        target[2] = gz[lane];
-      }
-    });
+      set_gradients(p_, work_, first, by_harmonics, by_distance);
+    }
   }
 
  private:
@@ -137,28 +124,23 @@ class BlockMessages {
     }
   }
 
-  Direction<Pack<T>> direction(const Lanes<T>& pack) const {
-    return direction_of<T>(work_.vectors.data(), nullptr, T(2) * p_.density.radial.cutoff, pack, Pack<T>{});
-  }
-
-  void set_radial(const Lanes<T>& pack, const Pack<T>& distances) {
+  void set_radial(int64_t first, const Pack<T>& distances) {
     const RadialBasis<T>& basis = message_.radial.basis;
-    if (by_channel()) return set_pieces(pack, (T(basis.n_intervals) / basis.cutoff) * distances);
+    if (by_channel()) return set_pieces(first, (T(basis.n_intervals) / basis.cutoff) * distances);
     Pack<T> R[max_radial], dR[max_radial];
-    const int64_t* tables = message_.radial.by_pair() ? work_.tables.data() : nullptr;
-    radial_functions(basis, distances, TablesOfPack<T>(tables, pack), R, dR);
+    radial_functions(basis, distances, message_.radial.by_pair() ? work_.tables.data() + first : nullptr, R, dR);
     for (int q = 0; q < basis.n_radial; ++q) {
-      store(work_.radial.data() + q * stride_ + pack.edge[0], R[q]);
-      store(work_.slopes.data() + q * stride_ + pack.edge[0], dR[q]);
+      store(work_.radial.data() + q * work_.stride + first, R[q]);
+      store(work_.slopes.data() + q * work_.stride + first, dR[q]);
     }
   }
 
   /// Where the edges of a pack lie in the channel tables.
-  void set_pieces(const Lanes<T>& pack, const Pack<T>& distances) {
+  void set_pieces(int64_t first, const Pack<T>& distances) {
     const int n_intervals = message_.radial.basis.n_intervals;
     const int64_t size = int64_t{message_.n_paths()} * message_.radial.basis.n_powers * row_;
-    for (int lane = 0; lane < pack.count; ++lane) {
-      const auto e = static_cast<std::size_t>(pack.edge[lane]);
+    for (int lane = 0; lane < lanes<T>; ++lane) {
+      const auto e = static_cast<std::size_t>(first + lane);
       // a distance that is not a number stays one in the position
       const int interval = distances[lane] >= 0 ? std::min(static_cast<int>(distances[lane]), n_intervals - 1) : 0;
       const int64_t table = message_.radial.by_pair() ? work_.tables[e] : 0;
@@ -180,7 +162,7 @@ class BlockMessages {
     TESSERAL_UNROLL for (int e = 0; e < E; ++e) {
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) R[e][b] = slope[e][b] = Pack<T>{};
     }
-    for (int q = 0; q < n_radial; ++q, weights += row, g += stride_, dg += stride_) {
+    for (int q = 0; q < n_radial; ++q, weights += row, g += work_.stride, dg += work_.stride) {
       Pack<T> w[B];
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) w[b] = load(weights + b * lanes<T>);
       TESSERAL_UNROLL for (int e = 0; e < E; ++e) {
@@ -248,7 +230,8 @@ class BlockMessages {
   [[gnu::always_inline]] void add_edges(int path, int64_t first, int block, int n_outputs,
                                         Pack<T> (&sums)[n_sums][B]) const {
     const auto& of_path = message_.couplings.paths[static_cast<std::size_t>(path)];
-    const int n_outs = known ? known : n_outputs, stride = stride_;
+    const int n_outs = known ? known : n_outputs;
+    const int64_t stride = work_.stride;
     Pack<T> R[E][B], slope[E][B];
     radial<E, B, false>(path, first, block, R, slope);
     for (int32_t x = of_path.first_row; x < of_path.last_row; ++x) {
@@ -297,7 +280,7 @@ class BlockMessages {
       const auto& of_row = message_.couplings.rows[static_cast<std::size_t>(x)];
       RowGradient<known, E> row{known ? known : of_path.n_outs,
                                 G + of_path.first_out * row_,
-                                work_.couplings.data() + int64_t{of_row.first_entry} * stride_ + first,
+                                work_.couplings.data() + int64_t{of_row.first_entry} * work_.stride + first,
                                 {},
                                 {}};
       for (int e = 0; e < E; ++e) {
@@ -321,7 +304,7 @@ class BlockMessages {
   struct RowGradient {
     int n_outs;
     const T* cotangents;                                        // [n_outs, row]
-    const T* couplings;                                         // [n_outs, stride_], of the edges from the first on
+    const T* couplings;                                         // [n_outs, stride], of the edges from the first on
     const T* h[E];                                              // [row]
     T* dh[E];                                                   // [row]
     Pack<T> by_coupling[E][known ? known : most_outputs] = {};  // channels in lanes
@@ -330,7 +313,8 @@ class BlockMessages {
 
   template <int known, int B, int E>
   [[gnu::always_inline]] void add_row_gradient(int path, int64_t first, int block, RowGradient<known, E>& x) const {
-    const int n_outs = known ? known : x.n_outs, row = row_, stride = stride_;
+    const int n_outs = known ? known : x.n_outs, row = row_;
+    const int64_t stride = work_.stride;
     Pack<T> R[E][B], slope[E][B];
     radial<E, B, true>(path, first, block, R, slope);
     TESSERAL_UNROLL for (int e = 0; e < E; ++e) {

@@ -31,18 +31,18 @@ inline void mix_atoms(const MixSizes& sizes, int n_atoms, const T* phi, const T*
   }
 }
 
-/// dphi [n, LM, input_stride] of n atoms from dA and transposed weights [l_max+1, channel_stride,
-/// input_stride].
+/// dphi [n, harmonic_stride, input_stride] of n atoms, of which LM rows are set, from dA and transposed weights [l_max+1,
+/// channel_stride, input_stride].
 template <class T>
 inline void mix_input_gradient(const MixSizes& sizes, int n_atoms, const T* dA, const T* transposed, T* dphi) {
-  const int row = sizes.input_stride, n_harmonics = (sizes.l_max + 1) * (sizes.l_max + 1);
+  const int row = sizes.input_stride;
   for (int l = 0; l <= sizes.l_max; ++l) {
     const int width = 2 * l + 1;
     multiply_rows<T, false>(
         n_atoms * width,
         [&](int r) { return dA + r / width * sizes.atom_stride + (l * l + r % width) * sizes.channel_stride; }, 1,
         transposed + l * sizes.channel_stride * row, sizes.channel_stride, row,
-        [&](int r) { return dphi + (r / width * n_harmonics + l * l + r % width) * row; });
+        [&](int r) { return dphi + (r / width * sizes.harmonic_stride + l * l + r % width) * row; });
   }
 }
 

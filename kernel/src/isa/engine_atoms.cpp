@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "tesseral/engine_density.hpp"
 #include "tesseral/engine_edges.hpp"
 #include "tesseral/engine_message.hpp"
 #include "tesseral/engine_readout.hpp"
@@ -53,6 +54,7 @@ class BlockLoop {
         work_(scratch),
         sums_(sums),
         edges_(parameters, input, scratch, sums),
+        density_(parameters, scratch),
         readout_(parameters, scratch),
         row_(p_.channel_row),
         sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row, p_.A_stride()} {
@@ -86,7 +88,8 @@ class BlockLoop {
   const EnginePass<T>& pass_;
   EngineScratch<T>& work_;
   const EngineSums<Sum>& sums_;
-  AtomEdges<T, Sum> edges_;
+  BlockEdges<T, Sum> edges_;
+  BlockDensity<T> density_;
   std::optional<BlockMessages<T>> messages_;
   BlockReadout<T> readout_;
   int row_;
@@ -139,7 +142,7 @@ class BlockLoop {
   T* dB_of(int a) const { return work_.dB.data() + a * layer_.product.n_outputs() * row_; }
   T* dfeatures_of(int a) const { return work_.dfeatures.data() + a * p_.feature_row(); }
   T* phi_of(int a) const { return work_.phi.data() + a * p_.n_inputs * sizes_.harmonic_stride; }
-  T* dphi_of(int a) const { return work_.dphi.data() + a * p_.n_harmonics() * p_.input_row; }
+  T* dphi_of(int a) const { return work_.dphi.data() + a * sizes_.harmonic_stride * p_.input_row; }
   T* message_of(int a) const { return work_.message.data() + a * p_.stride_of_rows(layer_.message->n_outputs); }
   T* dmessage_of(int a) const { return work_.dmessage.data() + a * p_.stride_of_rows(layer_.message->n_outputs); }
   Range edges_of(int a) const { return {first_[a], first_[a + 1]}; }
@@ -151,6 +154,7 @@ class BlockLoop {
       first_[a + 1] = first_[a] + taken.count;
       on_top_[a] = taken.on_top;
     }
+    edges_.close(first_[n_]);
   }
 
   /// The features of layer t from those of the layer before, and the energies of their linear readout.
@@ -270,17 +274,10 @@ class BlockLoop {
     add_residual_gradient(dfeatures, row);
   }
 
-  Edges<T> edges() const {
-    return {work_.vectors.data(), nullptr, first_, work_.species.data(),
-            p_.radial.by_pair() ? work_.tables.data() : nullptr};
-  }
-
   void set_A() {
     if (pass_.layer == 0) {
-      fill_zero(work_.phi.data(), n_ * p_.n_inputs * sizes_.harmonic_stride);
-      for (int a = 0; a < n_; ++a) {
-        add_density<T, Pack<T>>(p_.density, edges(), first_[a], first_[a + 1], phi_of(a));
-      }
+      density_.set_edges(first_[n_]);
+      for (int a = 0; a < n_; ++a) density_.set(edges_of(a), phi_of(a));
       const T* weights = p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_;
       mix_atoms(sizes_, n_, work_.phi.data(), weights, work_.A.data());
     } else {
@@ -403,9 +400,9 @@ class BlockLoop {
     mix_input_gradient(sizes_, n_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
     for (int a = 0; a < n_; ++a) {
       if (!p_.normaliser.empty()) add_normaliser_gradients(a);
-      density_gradient<T, Pack<T>>(p_.density, edges(), first_[a], first_[a + 1], dphi_of(a), p_.input_row,
-                                   work_.gradients.data());
+      density_.gradient(edges_of(a), dphi_of(a));
     }
+    density_.set_edge_gradients(first_[n_]);
   }
 };
 
