@@ -10,7 +10,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   // a slot for an edge that is dropped; loads of packs may begin at any edge
   const auto edges = static_cast<std::size_t>(padded_row(static_cast<int>(block_atoms * most_edges) + 1) + row_padding);
   stride = static_cast<int64_t>(edges);
-  const auto n_harmonics = static_cast<std::size_t>(p.n_harmonics()), channel_row = static_cast<std::size_t>(p.channel_row);
+  const auto channel_row = static_cast<std::size_t>(p.channel_row);
   const auto harmonic_row = static_cast<std::size_t>(padded_row(p.n_harmonics()));
   const auto at_least = [](AlignedVector<T>& array, std::size_t size) { array.resize(std::max(array.size(), size)); };
   const auto of_block = [&](AlignedVector<T>& array, std::size_t size) { at_least(array, block_atoms * size); };
