@@ -28,7 +28,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   of_block(phi, static_cast<std::size_t>(p.n_inputs) * harmonic_row);
   of_block(dphi, harmonic_row * static_cast<std::size_t>(p.input_row));
   dphi.resize(dphi.size() + row_padding);  // the last columns of a species are loaded as whole packs
-  of_block(A, static_cast<std::size_t>(p.A_stride()));
+  of_block(A, static_cast<std::size_t>(p.n_harmonics()) * channel_row);
   dA.resize(A.size());
   std::size_t outputs = 1;
   for (const EngineLayer<T>& layer : p.layers) {
@@ -44,7 +44,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
     }
     at_least(couplings, n_entries * edges);
     at_least(by_edge, static_cast<std::size_t>(padded_row(static_cast<int>(n_entries) + 1)) * edges);
-    if (!of_layer.mixing.empty()) of_block(message, static_cast<std::size_t>(p.stride_of_rows(of_layer.n_outputs)));
+    if (!of_layer.mixing.empty()) of_block(message, static_cast<std::size_t>(of_layer.n_outputs) * channel_row);
   }
   slopes.resize(radial.size());
   dmessage.resize(message.size());

@@ -155,10 +155,6 @@ struct EngineParameters {
     return normaliser.data() + (layer * density.n_species + species) * n_inputs;
   }
   int n_harmonics() const { return (l_max + 1) * (l_max + 1); }
-  /// From atom to atom in arrays with so many rows of channels. The odd cache line keeps the same row of several atoms,
-  /// which are worked on together, in different places of the nearest cache.
-  int stride_of_rows(int n_rows) const { return n_rows * channel_row + row_padding; }
-  int A_stride() const { return stride_of_rows(n_harmonics()); }
   /// Length of one atom's features: [(message_l+1)^2, channel_row].
   int64_t feature_row() const { return n_layers() == 1 ? 0 : (message_l + 1) * (message_l + 1) * int64_t{channel_row}; }
 };
@@ -187,8 +183,8 @@ struct EngineScratch {
   AlignedVector<T> phi;                  // [n, n_inputs, padded LM]
   AlignedVector<T> dphi;                 // [n, padded LM, input_row]
   AlignedVector<T> dphi_rows;            // [n_radial, padded LM] of one atom and species of neighbours
-  AlignedVector<T> A, dA;                // [n, A_stride] of [LM, channel_row]
-  AlignedVector<T> message, dmessage;    // [n, stride_of_rows] of [message outputs, channel_row], mixed
+  AlignedVector<T> A, dA;                // [n, LM, channel_row]
+  AlignedVector<T> message, dmessage;    // [n, message outputs, channel_row], where they are mixed
   AlignedVector<T> radial, slopes;       // [n_radial, stride]
   std::vector<const T*> pieces;          // [edges] of the channel tables
   AlignedVector<T> positions;            // [edges] within the piece, 0..1

@@ -14,20 +14,19 @@ struct MixSizes {
   int input_stride;     // padded(n_inputs)
   int harmonic_stride;  // padded(LM)
   int channel_stride;   // padded(K)
-  int atom_stride;      // of A, from atom to atom
 };
 
 /// A of n atoms from phi [n, n_inputs, harmonic_stride] and weights [l_max+1, n_inputs,
 /// channel_stride].
 template <class T>
 inline void mix_atoms(const MixSizes& sizes, int n_atoms, const T* phi, const T* weights, T* A) {
-  const int row = sizes.channel_stride;
+  const int row = sizes.channel_stride, n_harmonics = (sizes.l_max + 1) * (sizes.l_max + 1);
   for (int l = 0; l <= sizes.l_max; ++l) {
     const int width = 2 * l + 1;
     multiply_rows<T, false>(
         n_atoms * width, [&](int r) { return phi + r / width * sizes.n_inputs * sizes.harmonic_stride + l * l + r % width; },
         sizes.harmonic_stride, weights + l * sizes.n_inputs * row, sizes.n_inputs, row,
-        [&](int r) { return A + r / width * sizes.atom_stride + (l * l + r % width) * row; });
+        [&](int r) { return A + (r / width * n_harmonics + l * l + r % width) * row; });
   }
 }
 
@@ -35,12 +34,11 @@ inline void mix_atoms(const MixSizes& sizes, int n_atoms, const T* phi, const T*
 /// channel_stride, input_stride].
 template <class T>
 inline void mix_input_gradient(const MixSizes& sizes, int n_atoms, const T* dA, const T* transposed, T* dphi) {
-  const int row = sizes.input_stride;
+  const int row = sizes.input_stride, n_harmonics = (sizes.l_max + 1) * (sizes.l_max + 1);
   for (int l = 0; l <= sizes.l_max; ++l) {
     const int width = 2 * l + 1;
     multiply_rows<T, false>(
-        n_atoms * width,
-        [&](int r) { return dA + r / width * sizes.atom_stride + (l * l + r % width) * sizes.channel_stride; }, 1,
+        n_atoms * width, [&](int r) { return dA + (r / width * n_harmonics + l * l + r % width) * sizes.channel_stride; }, 1,
         transposed + l * sizes.channel_stride * row, sizes.channel_stride, row,
         [&](int r) { return dphi + (r / width * sizes.harmonic_stride + l * l + r % width) * row; });
   }

@@ -108,10 +108,9 @@ struct ProductAtoms {
   using T = Element<V>;
   const ProductShape& shape;
   int row;
-  int64_t atom_stride;  // of A and its gradient, [LM, row] each
   // of the coefficients, from node to node and from each coefficient_block channels to the next
   int64_t node_stride, block_stride;
-  Stream<V> A, coefficients, gradient, coefficient_gradient;
+  Stream<V> A, coefficients, gradient, coefficient_gradient;  // A and its gradient: [n, LM, row]
   const T* cotangent;
   Stream<V> out;  // may have null arrays
 
@@ -141,7 +140,7 @@ struct ProductAtoms {
   void run_tree(int first, int block) const {
     constexpr int B = N * P;
     const int row = this->row, n_harmonics = shape.n_harmonics, n_outputs = shape.n_outputs;
-    const int64_t atom_stride = this->atom_stride, out_stride = static_cast<int64_t>(n_outputs) * row;
+    const int64_t atom_stride = static_cast<int64_t>(n_harmonics) * row, out_stride = static_cast<int64_t>(n_outputs) * row;
     const Stream<V> A = this->A, gradient = this->gradient;
     // where pack b of B lies in an array with this stride from atom to atom
     const auto offset = [=](int b, int64_t stride) { return (first + b / P) * stride + block + b % P * lanes<T>; };

@@ -57,7 +57,7 @@ class BlockLoop {
         density_(parameters, scratch),
         readout_(parameters, scratch),
         row_(p_.channel_row),
-        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row, p_.A_stride()} {
+        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row} {
     if (layer_.message) messages_.emplace(parameters, *layer_.message, pass, scratch);
   }
 
@@ -136,15 +136,15 @@ class BlockLoop {
   Number* features_of(int a, Number* rows) const {
     return rows + atoms_[a] * p_.feature_row();
   }
-  T* A_of(int a) const { return work_.A.data() + a * p_.A_stride(); }
-  T* dA_of(int a) const { return work_.dA.data() + a * p_.A_stride(); }
+  T* A_of(int a) const { return work_.A.data() + a * p_.n_harmonics() * row_; }
+  T* dA_of(int a) const { return work_.dA.data() + a * p_.n_harmonics() * row_; }
   T* B_of(int a) const { return work_.B.data() + a * layer_.product.n_outputs() * row_; }
   T* dB_of(int a) const { return work_.dB.data() + a * layer_.product.n_outputs() * row_; }
   T* dfeatures_of(int a) const { return work_.dfeatures.data() + a * p_.feature_row(); }
   T* phi_of(int a) const { return work_.phi.data() + a * p_.n_inputs * sizes_.harmonic_stride; }
   T* dphi_of(int a) const { return work_.dphi.data() + a * sizes_.harmonic_stride * p_.input_row; }
-  T* message_of(int a) const { return work_.message.data() + a * p_.stride_of_rows(layer_.message->n_outputs); }
-  T* dmessage_of(int a) const { return work_.dmessage.data() + a * p_.stride_of_rows(layer_.message->n_outputs); }
+  T* message_of(int a) const { return work_.message.data() + a * layer_.message->n_outputs * row_; }
+  T* dmessage_of(int a) const { return work_.dmessage.data() + a * layer_.message->n_outputs * row_; }
   Range edges_of(int a) const { return {first_[a], first_[a + 1]}; }
 
   void take() {
@@ -306,7 +306,7 @@ class BlockLoop {
 
   void mix_messages() {
     const MatrixStack<T>& mixing = layer_.message->mixing;
-    fill_zero(work_.A.data(), n_ * p_.A_stride());
+    fill_zero(work_.A.data(), n_ * p_.n_harmonics() * row_);
     for_each_mixing([&](int l, int64_t matrix, int first) {
       const int width = 2 * l + 1;
       multiply_rows<T, true>(
@@ -373,7 +373,6 @@ class BlockLoop {
     T* coefficients = const_cast<T*>(product.weights.data()) + species_ * product.n_nodes() * row_;
     ProductAtoms<Pack<T>, wanted>{shape,
                                   row_,
-                                  p_.A_stride(),
                                   coefficient_block,
                                   int64_t{product.n_nodes()} * coefficient_block,
                                   {work_.A.data(), nullptr},

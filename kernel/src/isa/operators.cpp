@@ -202,12 +202,8 @@ struct MixWorkspace {
   Scratch<T> phi, A;
 
   explicit MixWorkspace(const MixShape<T>& shape)
-      : sizes{shape.l_max,
-              shape.n_inputs,
-              padded<T>(shape.n_inputs),
-              padded<T>(harmonics_of(shape.l_max)),
-              padded<T>(shape.n_channels),
-              0},
+      : sizes{shape.l_max, shape.n_inputs, padded<T>(shape.n_inputs), padded<T>(harmonics_of(shape.l_max)),
+              padded<T>(shape.n_channels)},
         n_harmonics(harmonics_of(shape.l_max)),
         n_channels(shape.n_channels),
         phi(static_cast<int64_t>(shape.n_inputs) * sizes.harmonic_stride),
@@ -317,7 +313,6 @@ void product(const ProductShape& shape, const T* A, const T* coefficients, Range
     work.take(A, i, shape.n_harmonics, work.A);
     ProductAtoms<V, Wanted::value>{shape,
                                    work.row,
-                                   0,
                                    work.row,
                                    coefficient_block,
                                    {work.A, nullptr},
@@ -346,7 +341,6 @@ void product_gradient_of_atoms(const ProductWorkspace<T>& work, Field<const T> A
     T* own_gc = gc ? gc + own : nullptr;
     ProductAtoms<V, wanted>{shape,
                             work.row,
-                            0,
                             work.row,
                             coefficient_block,
                             {work.A, work.A_tangent},
