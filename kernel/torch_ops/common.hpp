@@ -54,6 +54,21 @@ inline void check_same_dtype(const Tensor& a, const char* a_name, const Tensor& 
                                                 ": give both the same dtype");
 }
 
+/// Rows of channels are padded to a multiple of this many numbers, a multiple of every pack's lanes.
+constexpr int64_t row_padding = 16;
+
+constexpr int64_t padded_length(int64_t length) {
+  return (length + row_padding - 1) / row_padding * row_padding;
+}
+/// Contiguous, the last dimension padded with zeros.
+inline Tensor padded_rows(const Tensor& tensor) {
+  const int64_t excess = padded_length(tensor.size(-1)) - tensor.size(-1);
+  return contiguous(excess ? torch::constant_pad_nd(tensor.detach(), {0, excess}) : tensor);
+}
+inline Tensor unpadded_rows(const Tensor& tensor, int64_t length) {
+  return tensor.defined() ? tensor.narrow(-1, 0, length).contiguous() : tensor;
+}
+
 /// int64 indices of shape [size] with 0 <= value < bound.
 inline Tensor checked_indices(const Tensor& indices, const char* name, int64_t size, int64_t bound) {
   check(indices.scalar_type() == torch::kInt64, std::string(name) + ": expected int64");

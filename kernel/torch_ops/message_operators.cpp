@@ -7,22 +7,12 @@
 namespace tesseral::torch_ops {
 namespace {
 
-/// Rows of channels are padded to this many numbers, a multiple of every pack's lanes.
-constexpr int64_t row_padding = 16;
-
 /// radial, angular, h, weights, or numbers of the same shapes.
 using Factors = std::array<Tensor, 4>;
 enum Factor : std::size_t { radial, angular, h, weights };
 
-Tensor padded_rows(const Tensor& tensor) {
-  const int64_t excess = (row_padding - tensor.size(2) % row_padding) % row_padding;
-  return contiguous(excess ? torch::constant_pad_nd(tensor.detach(), {0, excess}) : tensor);
-}
-Factors padded_rows(const Factors& x) {
+Factors padded_factors(const Factors& x) {
   return {contiguous(x[radial]), contiguous(x[angular]), padded_rows(x[h]), padded_rows(x[weights])};
-}
-Tensor unpadded_rows(const Tensor& tensor, int64_t n_channels) {
-  return tensor.defined() ? tensor.narrow(2, 0, n_channels).contiguous() : tensor;
 }
 
 /// What is not differentiated.
@@ -73,7 +63,7 @@ struct MessageCall {
 };
 
 Tensor message_value(const Factors& given, const MessageArguments& arguments) {
-  const Factors x = padded_rows(given);
+  const Factors x = padded_factors(given);
   Tensor out = torch::empty({arguments.n_atoms, arguments.n_outputs, x[h].size(2)}, x[h].options());
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "message", [&] {
     const MessageCall<scalar_t> call(arguments, x, nullptr);
@@ -111,7 +101,7 @@ struct TaskSums {
 /// added up in the order of the tasks: the result depends on the number of threads but not on their timing.
 MessageDerivatives message_gradient_value(const Factors& given, const Factors* given_tangents, const Tensor& G,
                                           bool with_geometry, bool with_weights, const MessageArguments& arguments) {
-  const Factors x = padded_rows(given), tangents = given_tangents ? padded_rows(*given_tangents) : Factors();
+  const Factors x = padded_factors(given), tangents = given_tangents ? padded_factors(*given_tangents) : Factors();
   const Tensor g = padded_rows(G);
   MessageDerivatives result;
   if (with_geometry) {

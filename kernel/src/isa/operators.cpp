@@ -13,6 +13,12 @@ void message(const MessageShape<T>&, const MessageInputs<T>&, Range, T* out);
 template <class T>
 void message_gradient(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range, const MessageOutputs<T>&);
 
+// row_maps.cpp
+template <class T>
+void map_rows(const RowMapShape&, const T* x, const T* weights, Range, T* out);
+template <class T>
+void map_rows_weight_gradient(const RowMapShape&, const T* x, const T* G, Range, T* out);
+
 namespace {
 
 /// Zeroed scratch array of whole packs.
@@ -388,6 +394,8 @@ const Kernels<T> table = {
     mix<T>,
     mix_input_gradient_of_atoms<T>,
     mix_weight_gradient<T>,
+    map_rows<T>,
+    map_rows_weight_gradient<T>,
     product<T>,
     product_gradient<T>,
     product_gradient_tangent<T>,
