@@ -12,7 +12,8 @@ using Factors = std::array<Tensor, 4>;
 enum Factor : std::size_t { radial, angular, h, weights };
 
 Factors padded_factors(const Factors& x) {
-  return {contiguous(x[radial]), contiguous(x[angular]), padded_rows(x[h]), padded_rows(x[weights])};
+  return {contiguous(x[radial]), contiguous(x[angular]), padded_rows(x[h]),
+          x[weights].defined() ? padded_rows(x[weights]) : Tensor()};
 }
 
 /// What is not differentiated.
@@ -55,7 +56,8 @@ struct MessageCall {
               static_cast<int>(arguments.n_outputs), static_cast<int>(x[h].size(1)),
               static_cast<int>(x[h].size(2)),        &table} {
     const auto field = [&](Factor n) {
-      return Field<const T>{x[n].const_data_ptr<T>(), tangents ? (*tangents)[n].const_data_ptr<T>() : nullptr};
+      const bool has_tangents = tangents && (*tangents)[n].defined();
+      return Field<const T>{x[n].const_data_ptr<T>(), has_tangents ? (*tangents)[n].const_data_ptr<T>() : nullptr};
     };
     inputs = {field(radial),  field(angular), field(h),
               field(weights), first.data(),   arguments.neighbors.const_data_ptr<int64_t>()};
@@ -178,13 +180,13 @@ class MessageGradient : public torch::autograd::Function<MessageGradient> {
             Tensor()};
   }
 
-  /// A list as `forward` returns it in the order of the factors; what it lacks is zero.
+  /// A list as `forward` returns it in the order of the factors; what it lacks is zero (of the weights: undefined).
   static Factors unpack(const variable_list& list, const Factors& x, bool with_geometry, bool with_weights) {
     Factors parts;
     parts[h] = list[0];
     parts[radial] = with_geometry ? list[1] : torch::zeros_like(x[radial]);
     parts[angular] = with_geometry ? list[2] : torch::zeros_like(x[angular]);
-    parts[weights] = with_weights ? list.back() : torch::zeros_like(x[weights]);
+    if (with_weights) parts[weights] = list.back();
     return parts;
   }
 };

@@ -209,8 +209,8 @@ struct Field {
   T* tangents = nullptr;
 };
 
-/// What messages are made of; with tangents (all four or none) the derivative along them. Edges of atom i are first[i] ..
-/// first[i+1]-1.
+/// What messages are made of; with tangents the derivative along them: all have some or none has, but those of the weights
+/// may be null for zeros. Edges of atom i are first[i] .. first[i+1]-1.
 template <class T>
 struct MessageInputs {
   Field<const T> radial;     // [E, Q]
