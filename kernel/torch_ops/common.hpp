@@ -17,8 +17,8 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Atoms per task of a parallel loop.
-constexpr int64_t grain = 32;
+/// Fewest atoms per task of a parallel loop: what they take is long beside the start of a thread.
+constexpr int64_t grain = 8;
 
 inline void check(bool condition, const std::string& message) {
   TORCH_CHECK_VALUE(condition, "tesseral: ", message);

@@ -220,8 +220,13 @@ struct MixWorkspace {
   void take_features(const T* features, int64_t atom) const {
     copy_rows<T>(features + atom * n_features(), sizes.n_inputs, n_harmonics, n_harmonics, phi, sizes.harmonic_stride);
   }
-  void take_channels(const T* A_all, int64_t atom) const {
-    copy_rows<T>(A_all + atom * n_harmonics * n_channels, n_harmonics, n_channels, n_channels, A, sizes.channel_stride);
+  bool copied() const { return sizes.channel_stride != n_channels; }
+  /// The atom's rows of channels, a padded copy unless they are whole packs.
+  const T* channels(const T* A_all, int64_t atom) const {
+    const T* own = A_all + atom * n_harmonics * n_channels;
+    if (!copied()) return own;
+    copy_rows<T>(own, n_harmonics, n_channels, n_channels, A, sizes.channel_stride);
+    return A;
   }
 };
 
@@ -240,10 +245,10 @@ void mix(const MixShape<T>& shape, const T* features, const T* weights, Range ra
   const Scratch<T> W(count * rows * stride);
   copy_rows<T>(weights, count * rows, shape.n_channels, shape.n_channels, W, stride);
   for (int64_t i = range.begin; i < range.end; ++i) {
+    T* own = out + i * work.n_harmonics * shape.n_channels;
     work.take_features(features, i);
-    mix_atoms<T>(work.sizes, 1, work.phi, W + shape.species[i] * rows * stride, work.A);
-    copy_rows<T>(work.A, work.n_harmonics, shape.n_channels, stride, out + i * work.n_harmonics * shape.n_channels,
-                 shape.n_channels);
+    mix_atoms<T>(work.sizes, 1, work.phi, W + shape.species[i] * rows * stride, work.copied() ? work.A : own);
+    if (work.copied()) copy_rows<T>(work.A, work.n_harmonics, shape.n_channels, stride, own, shape.n_channels);
   }
 }
 
@@ -261,8 +266,7 @@ void mix_input_gradient_of_atoms(const MixShape<T>& shape, const T* G, const T* 
     }
   }
   for (int64_t i = range.begin; i < range.end; ++i) {
-    work.take_channels(G, i);
-    mix_input_gradient<T>(sizes, 1, work.A, transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
+    mix_input_gradient<T>(sizes, 1, work.channels(G, i), transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
     transpose_rows<T>(dphi, work.n_harmonics, shape.n_inputs, sizes.input_stride, out + i * work.n_features(),
                       work.n_harmonics);
   }
@@ -276,8 +280,7 @@ void mix_weight_gradient(const MixShape<T>& shape, const T* features, const T* G
   const Scratch<T> gradient(count * rows * stride);
   for (int64_t i = range.begin; i < range.end; ++i) {
     work.take_features(features, i);
-    work.take_channels(G, i);
-    add_mix_weight_gradient<T>(work.sizes, work.phi, work.A, gradient + shape.species[i] * rows * stride);
+    add_mix_weight_gradient<T>(work.sizes, work.phi, work.channels(G, i), gradient + shape.species[i] * rows * stride);
   }
   add_rows<T>(gradient, count * rows, shape.n_channels, stride, out, shape.n_channels);
 }

@@ -64,7 +64,9 @@ def bench(
     report: dict[str, Any] = {"processor": processor(), "versions": versions(PACKAGES), "unit": "us/atom"}
     if train:
         from tesseral.benchmarks.training import measure_beside_mace, measure_training
+        from tesseral.models.allocation import keep_freed_memory
 
+        keep_freed_memory()  # as `tesseral train` does
         report["training"] = measure_training(repeats=repeats)
         rounds = max(1, repeats // 5)
         report["mace_training"] = measure_beside_mace(rounds=rounds) if peers else {"skipped": "--no-peers"}
