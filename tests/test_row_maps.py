@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from operator_checks import DTYPES, TOLERANCE, compare, compiled, generator, random
@@ -45,3 +47,21 @@ def test_map_rows_refuses_what_does_not_fit(changed, message):
     arguments = {"values": torch.zeros(3, 4, 4), "weights": torch.zeros(1, 2, 4, 5), "degrees": [0, 1], **changed}
     with pytest.raises(ValueError, match=message):
         compiled.map_rows(**arguments)
+
+
+def test_threads_share_the_atoms_of_an_operator():
+    """The same numbers on every number of threads, and in a forked process, which has none of its parent's threads."""
+    values, weights = random((100, 4, 8), torch.float64, 1), random((1, 2, 8, 16), torch.float64, 2)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(compiled.map_rows(values, weights, [0, 1]))
+        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(compiled.map_rows(values, weights, [0, 1]), found[0]) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)

@@ -112,21 +112,17 @@ MessageDerivatives message_gradient_value(const Factors& given, const Factors* g
   }
   if (given_tangents) result.out = torch::empty_like(g);
   const int64_t n_atoms = arguments.n_atoms;
-  const int64_t n_tasks = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), n_atoms / grain));
+  const int64_t n_tasks = task_count(n_atoms);
   std::vector<std::optional<TaskSums>> sums(static_cast<std::size_t>(n_tasks));
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "message_gradient", [&] {
     const auto data = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr<scalar_t>() : nullptr; };
     const MessageCall<scalar_t> call(arguments, x, given_tangents ? &tangents : nullptr);
-    at::parallel_for(0, n_tasks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const Range atoms{n_atoms * task / n_tasks, n_atoms * (task + 1) / n_tasks};
-        const Range edges{call.first[static_cast<std::size_t>(atoms.begin)],
-                          call.first[static_cast<std::size_t>(atoms.end)]};
-        TaskSums& own = sums[static_cast<std::size_t>(task)].emplace(x, call.inputs.neighbors, edges, with_weights);
-        kernels<scalar_t>().message_gradient(call.shape, call.inputs, g.const_data_ptr<scalar_t>(), atoms,
-                                             {data(result.factors[radial]), data(result.factors[angular]), data(own.h),
-                                              own.first_row, data(own.weights), data(result.out)});
-      }
+    parallel_parts(n_atoms, n_tasks, [&](Range atoms, std::size_t task) {
+      const Range edges{call.first[static_cast<std::size_t>(atoms.begin)], call.first[static_cast<std::size_t>(atoms.end)]};
+      TaskSums& own = sums[task].emplace(x, call.inputs.neighbors, edges, with_weights);
+      kernels<scalar_t>().message_gradient(call.shape, call.inputs, g.const_data_ptr<scalar_t>(), atoms,
+                                           {data(result.factors[radial]), data(result.factors[angular]), data(own.h),
+                                            own.first_row, data(own.weights), data(result.out)});
     });
   });
   result.factors[h] = torch::zeros_like(x[h]);
