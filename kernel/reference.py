@@ -232,6 +232,24 @@ def mix(features: Tensor, weights: Tensor, species: Tensor) -> Tensor:
     return result
 
 
+def map_rows(values: Tensor, weights: Tensor, degrees: list[int], species: Tensor | None = None) -> Tensor:
+    """Linear maps of the channels, one matrix per species and block of rows; blocks of one degree are summed.
+
+    out[i, lm, k'] = sum over the blocks b with degrees[b] = l, sum_k values[i, (b, m), k] weights[species_i, b, k, k']
+
+    values: [N, sum_b (2 degrees[b] + 1), K]; weights: [S, B, K, K']; species: [N] int64, or None with S = 1.
+    Returns [N, (L+1)^2, K'], L = max(degrees); each degree up to L must occur.
+    """
+    blocks = values.split([2 * degree + 1 for degree in degrees], dim=1)
+    of_atoms = weights.expand(len(values), -1, -1, -1) if species is None else weights[species]  # [N, B, K, K']
+    mapped = [block @ of_atoms[:, b] for b, block in enumerate(blocks)]
+    parts = [
+        torch.stack([part for part, of_part in zip(mapped, degrees, strict=True) if of_part == degree]).sum(0)
+        for degree in range(max(degrees) + 1)
+    ]
+    return torch.cat(parts, dim=1)
+
+
 def message(
     radial: Tensor,
     angular: Tensor,

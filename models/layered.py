@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tesseral.models.layers import Layer, MessageLayer, by_degree, layer_arrays
+from tesseral.models.layers import Layer, MessageLayer, layer_arrays
 from tesseral.models.message_model import MessageModel
 from tesseral.models.normalisation import initialise_layers
 from tesseral.models.readout import SMALL, Readout, normal_parameter
@@ -132,7 +132,7 @@ class LayeredModel(MessageModel):
         """h of the first layer [N, HM, K] from the density D [N, C, LM]."""
         A = self.mix(D, self.mixing(), species)
         B = self.product(A, self.first.product_coefficients(), species, self.first.tree, self.first.roots)
-        return by_degree(B, self.first.update_matrices())
+        return self.by_degree(B, self.first.update_matrices())
 
     def next_features(
         self, index: int, R: Tensor, Y: Tensor, h: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor
@@ -146,11 +146,12 @@ class LayeredModel(MessageModel):
             if position + 1 == index:
                 W = layer.radial_weights()
                 M = self.message(R, Y, h, W, centers, neighbors, n_atoms, layer.terms, layer.couplings)
-                coefficients = layer.product_coefficients()
-                B = self.product(layer.mixed(M), coefficients, species, layer.tree, layer.roots)
-                own = h[:n_atoms, : B.size(1)].transpose(1, 2)
-                residual = self.mix(own, layer.residual_matrices(), species)
-                result = by_degree(B, layer.update_matrices()) + residual
+                if layer.has_mixing:
+                    M = self.by_degree(M, layer.mixing_matrices())
+                B = self.product(M, layer.product_coefficients(), species, layer.tree, layer.roots)
+                V = layer.residual_matrices()
+                residual = self.map_rows(h[:n_atoms, : B.size(1)], V, list(range(V.size(1))), species)
+                result = self.by_degree(B, layer.update_matrices()) + residual
         return result
 
     # The operators with the sizes of this model. ReferenceLayeredModel replaces these.

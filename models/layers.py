@@ -15,14 +15,6 @@ from tesseral.models.message_coupling import message_table
 from tesseral.models.readout import normal_parameter
 
 
-def by_degree(values: Tensor, weights: Tensor) -> Tensor:
-    """Linear map of the channels, one matrix per degree: [N, (L+1)^2, K], [L+1, K, K'] -> [N, (L+1)^2, K']."""
-    if weights.size(0) == 1:
-        return torch.matmul(values, weights[0])
-    parts = [torch.matmul(values[:, l * l : (l + 1) * (l + 1)], weights[l]) for l in range(weights.size(0))]  # noqa: E741
-    return torch.cat(parts, dim=1)
-
-
 class Layer(torch.nn.Module):
     """Symmetric products of A and their update: the first layer.
 
@@ -148,11 +140,9 @@ class MessageLayer(Layer):
         """Weights of `message` with their fixed scales: [P, Q, K]."""
         return self.message_weights * self.message_scale[:, :, None]
 
-    def mixed(self, M: Tensor) -> Tensor:
-        """A [N, LM, K] of the messages M [N, LM, K]."""
-        if self.has_mixing:
-            return by_degree(M, self.mixing_weights * self.mixing_factor)
-        return M
+    def mixing_matrices(self) -> Tensor:
+        """X with its factor [l_max+1, K, K], only with mixing."""
+        return self.mixing_weights * self.mixing_factor
 
     def residual_matrices(self) -> Tensor:
         """[S, l_out+1, K, K']"""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tesseral.models import mace_weights
 from tesseral.models.exact_buffers import ExactBuffers
-from tesseral.models.layers import Layer, by_degree
+from tesseral.models.layers import Layer
 from tesseral.models.mace_layers import MaceMessageLayer, ScaledWeights
 from tesseral.models.mace_network import MAXIMUM_LAYERS, MaceNetwork
 from tesseral.models.mace_operators import MaceOperators
@@ -204,7 +204,7 @@ class MaceModel(ExactBuffers, MaceOperators):
         """h of the first layer [N, HM, K] from the density D [N, S*Q_0, LM]."""
         A = self.normalised(0, self.mix(D, self.mixing(), species), D[:, :, 0], species)
         B = self.product(A, self.first.product_coefficients(), species, self.first.tree, self.first.roots)
-        h = by_degree(B, self.first.update_matrices())
+        h = self.by_degree(B, self.first.update_matrices())
         if self.has_constant:
             h = torch.cat([h[:, :1] + self.constants()[species][:, None], h[:, 1:]], dim=1)
         return h
@@ -228,18 +228,21 @@ class MaceModel(ExactBuffers, MaceOperators):
         n_atoms, result = species.size(0), h
         for position, layer in enumerate(self.later):
             if position + 1 == index:
-                up, W = by_degree(h, layer.handed()), layer.messages()
+                up, W = self.by_degree(h, layer.handed()), layer.messages()
                 M = self.message(
                     R, Y, up, W, centers, neighbors, n_atoms, layer.terms, layer.couplings, layer.n_outputs
                 )
-                A = self.normalised(index, layer.mixed(M), scalars, species)
+                A = self.map_rows(M, layer.path_mixing()[None], layer.degrees, None)
+                A = self.normalised(index, A, scalars, species)
                 if layer.has_species_mixing:
-                    A = self.mix(A.transpose(1, 2), layer.species_mixing(), species)
+                    Z = layer.species_mixing()
+                    A = self.map_rows(A, Z, list(range(Z.size(1))), species)
                 B = self.product(A, layer.product_coefficients(), species, layer.tree, layer.roots)
-                result = by_degree(B, layer.update_matrices())
+                result = self.by_degree(B, layer.update_matrices())
                 if layer.has_residual:
-                    own = h[:n_atoms, : B.size(1)].transpose(1, 2)
-                    result = result + self.mix(own, layer.residual(), species)
+                    V = layer.residual()
+                    own = h[:n_atoms, : B.size(1)]
+                    result = result + self.map_rows(own, V, list(range(V.size(1))), species)
         return result
 
     def normalised(self, index: int, A: Tensor, scalars: Tensor, species: Tensor) -> Tensor:

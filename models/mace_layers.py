@@ -122,12 +122,7 @@ class MaceMessageLayer(ExactBuffers, Layer):
         couplings = message_table(l_max, message_l)
         square = (channels, channels)
         self.degrees = [degree for _, _, degree in couplings.paths]
-        self.starts = [sum(2 * degree + 1 for degree in self.degrees[:path]) for path in range(len(self.degrees))]
         self.n_outputs = sum(2 * degree + 1 for degree in self.degrees)
-        self.paths_of_degree = [
-            [path for path, degree in enumerate(self.degrees) if degree == l]
-            for l in range(l_max + 1)  # noqa: E741
-        ]
         self.handed = ScaledWeights((message_l + 1, *square), (0,), generator)
         self.messages = ScaledWeights((len(self.degrees), table[2], channels), (0, 1), generator)
         self.path_mixing = ScaledWeights((len(self.degrees), *square), (0,), generator)
@@ -138,16 +133,6 @@ class MaceMessageLayer(ExactBuffers, Layer):
         self.constant("radial_table", np.zeros(table), persistent=True)
         self.constant("terms", terms_by_path(l_max, message_l))
         self.constant("couplings", couplings.couplings)
-
-    def mixed(self, M: Tensor) -> Tensor:
-        """A [N, LM, K] before the mixing by species, of the messages M [N, n_outputs, K]."""
-        matrices = self.path_mixing()
-        parts: list[Tensor] = []
-        for degree, paths in enumerate(self.paths_of_degree):
-            width = 2 * degree + 1
-            blocks = torch.cat([M[:, self.starts[path] : self.starts[path] + width] for path in paths], dim=2)
-            parts.append(torch.matmul(blocks, torch.cat([matrices[path] for path in paths])))
-        return torch.cat(parts, dim=1)
 
     def _apply(self, function: Any, recurse: bool = True) -> MaceMessageLayer:
         """See the base class."""

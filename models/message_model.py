@@ -28,7 +28,17 @@ class MessageModel(EnergyModel):
             return self.scale * (h[:, 0] @ (self.layer_readouts[index] / math.sqrt(self.channels)))
         return self.scale * self.readout(h[:, 0])
 
+    def by_degree(self, values: Tensor, weights: Tensor) -> Tensor:
+        """Linear map of the channels, one matrix per degree: [N, (L+1)^2, K], [L+1, K, K'] -> [N, (L+1)^2, K']."""
+        if weights.size(0) == 1:
+            return torch.matmul(values, weights[0])
+        return self.map_rows(values, weights[None], list(range(weights.size(0))), None)
+
     # The operators with the sizes of this model. ReferenceMessages replaces these.
+
+    def map_rows(self, values: Tensor, weights: Tensor, degrees: list[int], species: Tensor | None) -> Tensor:
+        """[N, LM, K']: sums of the blocks [N, 2l+1, K] of `values`, one per l in `degrees`, times their matrices."""
+        return torch.ops.tesseral.map_rows(values, weights, degrees, species)
 
     def harmonics(self, vectors: Tensor) -> Tensor:
         """Spherical harmonics [E, LM] of edge vectors [E, 3]."""

@@ -96,6 +96,9 @@ def _scaled_messages(
         W = layer.radial_weights()
         return model.message(R, Y, h, W, centers, neighbors, n_atoms, layer.terms, layer.couplings)
 
+    def mixed_messages() -> Tensor:
+        return model.by_degree(messages(), layer.mixing_matrices()) if layer.has_mixing else messages()
+
     radial_spread = R.square().sum(dim=0).div(n_atoms).sqrt()  # [Q]
     radial_scale = 1.0 / radial_spread.clamp(min=RADIAL_FLOOR * float(radial_spread.max()))
     path_spread = []
@@ -106,10 +109,10 @@ def _scaled_messages(
     spread = torch.stack(path_spread)
     floored = spread.clamp(min=PATH_FLOOR * float(spread.max()))
     layer.message_scale.copy_(radial_scale / floored[:, None])
-    degree_spread = _spread_of_degrees(layer.mixed(messages()), model.l_max).clamp(min=CHANNEL_FLOOR)
+    degree_spread = _spread_of_degrees(mixed_messages(), model.l_max).clamp(min=CHANNEL_FLOOR)
     degree_of_path = torch.tensor([degree for _, _, degree in paths])
     layer.message_scale.div_(degree_spread[degree_of_path][:, None])
-    return layer.mixed(messages())
+    return mixed_messages()
 
 
 def _scale_products(model: LayeredModel, layer: Layer, A: Tensor) -> None:

@@ -47,6 +47,9 @@ class ReferenceLocalModel(ReferenceOperators, LocalModel):
 class ReferenceMessages(ReferenceOperators, MessageModel):
     """The operators of a model with messages without the compiled kernel."""
 
+    def map_rows(self, values: Tensor, weights: Tensor, degrees: list[int], species: Tensor | None) -> Tensor:
+        return reference.map_rows(values, weights, degrees, species)
+
     def harmonics(self, vectors: Tensor) -> Tensor:
         return reference.spherical_harmonics(vectors, self.l_max)
 

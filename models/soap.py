@@ -78,8 +78,8 @@ def _update(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) 
     gradient = _stacked(parameter.grad)
     beta1, beta2 = group["betas"]
     first = int(state["step"]) == 0
-    for side, square in _squares(gradient, state):
-        state[f"{side}_average"].lerp_(square, 1.0 if first else 1.0 - beta2)
+    for side, factors in _squares(gradient, state):
+        state[f"{side}_average"].baddbmm_(*factors, beta=0.0 if first else beta2, alpha=1.0 if first else 1.0 - beta2)
     state["step"] += 1
     if first:
         for side in _sides(state):
@@ -102,11 +102,11 @@ def _sides(state: dict[str, Tensor]) -> list[str]:
     return [side for side in ("left", "right") if f"{side}_basis" in state]
 
 
-def _squares(gradient: Tensor, state: dict[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
-    """G G^T for "left" and G^T G for "right"."""
+def _squares(gradient: Tensor, state: dict[str, Tensor]) -> Iterable[tuple[str, tuple[Tensor, Tensor]]]:
+    """The factors of G G^T for "left" and of G^T G for "right"."""
     for side in _sides(state):
         matrix = gradient if side == "left" else gradient.transpose(1, 2)
-        yield side, matrix @ matrix.transpose(1, 2)
+        yield side, (matrix, matrix.transpose(1, 2))
 
 
 def _rotated(values: Tensor, state: dict[str, Tensor]) -> Tensor:

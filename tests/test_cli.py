@@ -239,7 +239,9 @@ def test_mace_is_timed_in_a_process_with_its_allocator_setting(finished, expecte
 
 def test_bench_train_compares_the_compiled_with_the_reference_path():
     threads = torch.get_num_threads()
-    training = json.loads(run("bench", "--train", "--repeats", "7", "--json").output)["training"]
+    report = json.loads(run("bench", "--train", "--no-peers", "--repeats", "7", "--json").output)
+    training = report["training"]
+    assert report["mace_training"] == {"skipped": "--no-peers"}
     assert training["ratio"] == pytest.approx(training["reference"] / training["compiled"])
     assert training["n_atoms"] == 256 and torch.get_num_threads() == threads
 
@@ -248,9 +250,15 @@ def test_bench_train_table(monkeypatch):
     from tesseral.benchmarks import training
 
     numbers = {"n_structures": 4, "n_atoms": 256, "compiled": 40.0, "reference": 800.0, "ratio": 20.0, "layered": 90.0}
+    case = {"system": "water", "n_atoms": 324, "threads": 2, "layered": 70.0, "imported": 90.5, "mace_torch": 9100.0}
+    beside = {"version": "0.3.16", "cases": [{**case, "layered_factor": 130.0, "imported_factor": 100.5}]}
     monkeypatch.setattr(training, "measure_training", lambda repeats: numbers)
+    monkeypatch.setattr(training, "measure_beside_mace", lambda rounds: beside)
     output = run("bench", "--train").output
     assert "800.0" in output and "20.0" in output and "90.0" in output
+    assert all(text in output for text in ("0.3.16", "324 atoms", "90.5", "100.5 times as long", "9100"))
+    monkeypatch.setattr(training, "measure_beside_mace", lambda rounds: {"skipped": "mace-torch is not installed"})
+    assert "skipped, mace-torch is not installed" in run("bench", "--train").output
 
 
 def test_the_median_leaves_out_the_warm_up(monkeypatch):

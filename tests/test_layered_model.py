@@ -303,7 +303,7 @@ def test_scales_give_all_intermediates_order_one(atoms: Atoms) -> None:
     h = model.first_features(D, species)
     for index, layer in enumerate(model.later, start=1):
         weights = (layer.radial_weights(), centers, neighbors, len(atoms), layer.terms, layer.couplings)
-        A = layer.mixed(model.message(R, Y, h, *weights))
+        A = model.by_degree(model.message(R, Y, h, *weights), layer.mixing_matrices())
         assert root_mean_squares(A) == pytest.approx([1.0] * 3, rel=1e-12)
         for path in range(layer.product_basis.shape[1]):
             scaled = layer.product_basis[:, path] * layer.path_scale[path]

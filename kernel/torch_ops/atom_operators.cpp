@@ -1,17 +1,26 @@
 // Torch operators over atoms: channel mixing and the symmetric product.
 #include <stdexcept>
 
-#include "common.hpp"
 #include "tesseral/dispatch.hpp"
+#include "trilinear.hpp"
 
 namespace tesseral::torch_ops {
 namespace {
 
-// ---- channel mixing: trilinear in features, weights and cotangent, so its three forms are each other's derivatives ----
+// ---- channel mixing ------------------------------------------------------------------------------------------------
 
 struct MixArguments {
   Tensor species;
   int64_t l_max, n_inputs, n_channels, n_species;
+
+  void save(AutogradContext* context) const {
+    context->saved_data["species"] = species;
+    context->saved_data["sizes"] = std::vector<int64_t>{l_max, n_inputs, n_channels, n_species};
+  }
+  static MixArguments saved(AutogradContext* context) {
+    const auto sizes = context->saved_data["sizes"].toIntVector();
+    return {context->saved_data["species"].toTensor(), sizes[0], sizes[1], sizes[2], sizes[3]};
+  }
 
   template <class T>
   MixShape<T> shape() const {
@@ -20,98 +29,40 @@ struct MixArguments {
   }
   int64_t n_atoms() const { return species.size(0); }
   int64_t n_harmonics() const { return (l_max + 1) * (l_max + 1); }
-};
 
-Tensor mix_forward(const Tensor& features, const Tensor& weights, const MixArguments& arguments) {
-  Tensor x = contiguous(features), w = contiguous(weights);
-  Tensor out = torch::empty({arguments.n_atoms(), arguments.n_harmonics(), arguments.n_channels}, x.options());
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix", [&] {
-    parallel(arguments.n_atoms(), [&](Range range) {
-      kernels<scalar_t>().mix(arguments.shape<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), range,
-                              out.mutable_data_ptr<scalar_t>());
+  Tensor forward(const Tensor& features, const Tensor& weights) const {
+    Tensor x = contiguous(features), w = contiguous(weights);
+    Tensor out = torch::empty({n_atoms(), n_harmonics(), n_channels}, x.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix", [&] {
+      parallel(n_atoms(), [&](Range range) {
+        kernels<scalar_t>().mix(shape<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), range,
+                                out.mutable_data_ptr<scalar_t>());
+      });
     });
-  });
-  return out;
-}
-
-Tensor mix_input_gradient(const Tensor& gradient, const Tensor& weights, const MixArguments& arguments) {
-  Tensor g = contiguous(gradient), w = contiguous(weights);
-  Tensor out = torch::empty({arguments.n_atoms(), arguments.n_inputs, arguments.n_harmonics()}, g.options());
-  AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mix_input_gradient", [&] {
-    parallel(arguments.n_atoms(), [&](Range range) {
-      kernels<scalar_t>().mix_input_gradient(arguments.shape<scalar_t>(), g.const_data_ptr<scalar_t>(),
-                                             w.const_data_ptr<scalar_t>(), range, out.mutable_data_ptr<scalar_t>());
-    });
-  });
-  return out;
-}
-
-Tensor mix_weight_gradient(const Tensor& features, const Tensor& gradient, const MixArguments& arguments) {
-  Tensor x = contiguous(features), g = contiguous(gradient);
-  const std::vector<int64_t> shape = {arguments.n_species, arguments.l_max + 1, arguments.n_inputs, arguments.n_channels};
-  return parallel_sum(arguments.n_atoms(), shape, x.options(), [&](Range range, Tensor& own) {
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix_weight_gradient", [&] {
-      kernels<scalar_t>().mix_weight_gradient(arguments.shape<scalar_t>(), x.const_data_ptr<scalar_t>(),
-                                              g.const_data_ptr<scalar_t>(), range, own.mutable_data_ptr<scalar_t>());
-    });
-  });
-}
-
-enum class MixForm : int64_t { forward, input_gradient, weight_gradient };
-
-Tensor apply_mix(MixForm form, const Tensor& a, const Tensor& b, const MixArguments& arguments);
-
-/// One of the three forms, each a function of two of {features, weights, gradient}.
-class Mix : public torch::autograd::Function<Mix> {
- public:
-  static Tensor forward(AutogradContext* context, const Tensor& a, const Tensor& b, int64_t form,
-                        const MixArguments& arguments) {
-    context->save_for_backward({a, b});
-    auto& data = context->saved_data;
-    data["form"] = form;
-    data["species"] = arguments.species;
-    data["sizes"] = std::vector<int64_t>{arguments.l_max, arguments.n_inputs, arguments.n_channels, arguments.n_species};
-    switch (static_cast<MixForm>(form)) {
-      case MixForm::forward:
-        return mix_forward(a, b, arguments);
-      case MixForm::input_gradient:
-        return mix_input_gradient(a, b, arguments);
-      case MixForm::weight_gradient:
-        return mix_weight_gradient(a, b, arguments);
-    }
-    TORCH_CHECK(false, "tesseral: unknown form of mix");
+    return out;
   }
-
-  static variable_list backward(AutogradContext* context, variable_list outputs) {
-    const auto saved = context->get_saved_variables();
-    const auto sizes = context->saved_data["sizes"].toIntVector();
-    const MixArguments arguments{context->saved_data["species"].toTensor(), sizes[0], sizes[1], sizes[2], sizes[3]};
-    const Tensor& a = saved[0];
-    const Tensor& b = saved[1];
-    const Tensor& g = outputs[0];
-    const bool need_a = context->needs_input_grad(0), need_b = context->needs_input_grad(1);
-    Tensor da, db;
-    switch (static_cast<MixForm>(context->saved_data["form"].toInt())) {
-      case MixForm::forward:  // a features, b weights
-        if (need_a) da = apply_mix(MixForm::input_gradient, g, b, arguments);
-        if (need_b) db = apply_mix(MixForm::weight_gradient, a, g, arguments);
-        break;
-      case MixForm::input_gradient:  // a gradient, b weights; g is like features
-        if (need_a) da = apply_mix(MixForm::forward, g, b, arguments);
-        if (need_b) db = apply_mix(MixForm::weight_gradient, g, a, arguments);
-        break;
-      case MixForm::weight_gradient:  // a features, b gradient; g is like weights
-        if (need_a) da = apply_mix(MixForm::input_gradient, b, g, arguments);
-        if (need_b) db = apply_mix(MixForm::forward, a, g, arguments);
-        break;
-    }
-    return {da, db, Tensor(), Tensor()};
+  Tensor input_gradient(const Tensor& gradient, const Tensor& weights) const {
+    Tensor g = contiguous(gradient), w = contiguous(weights);
+    Tensor out = torch::empty({n_atoms(), n_inputs, n_harmonics()}, g.options());
+    AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mix_input_gradient", [&] {
+      parallel(n_atoms(), [&](Range range) {
+        kernels<scalar_t>().mix_input_gradient(shape<scalar_t>(), g.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(),
+                                               range, out.mutable_data_ptr<scalar_t>());
+      });
+    });
+    return out;
+  }
+  Tensor weight_gradient(const Tensor& features, const Tensor& gradient) const {
+    Tensor x = contiguous(features), g = contiguous(gradient);
+    const std::vector<int64_t> whole = {n_species, l_max + 1, n_inputs, n_channels};
+    return parallel_sum(n_atoms(), whole, x.options(), [&](Range range, Tensor& own) {
+      AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix_weight_gradient", [&] {
+        kernels<scalar_t>().mix_weight_gradient(shape<scalar_t>(), x.const_data_ptr<scalar_t>(),
+                                                g.const_data_ptr<scalar_t>(), range, own.mutable_data_ptr<scalar_t>());
+      });
+    });
   }
 };
-
-Tensor apply_mix(MixForm form, const Tensor& a, const Tensor& b, const MixArguments& arguments) {
-  return Mix::apply(a, b, static_cast<int64_t>(form), arguments);
-}
 
 Tensor mix(const Tensor& features, const Tensor& weights, const Tensor& species) {
   check_real(features, "features");
@@ -122,7 +73,7 @@ Tensor mix(const Tensor& features, const Tensor& weights, const Tensor& species)
   check_shape(features, "features", {-1, weights.size(2), (l_max + 1) * (l_max + 1)});
   const MixArguments arguments{checked_indices(species, "species", features.size(0), weights.size(0)), l_max,
                                weights.size(2), weights.size(3), weights.size(0)};
-  return apply_mix(MixForm::forward, features, weights, arguments);
+  return Trilinear<MixArguments>::call(Trilinear<MixArguments>::Form::forward, features, weights, arguments);
 }
 
 // ---- symmetric product --------------------------------------------------------------------------------------------

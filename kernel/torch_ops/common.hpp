@@ -5,7 +5,10 @@
 #include <torch/library.h>
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,8 +20,8 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Atoms per task of a parallel loop.
-constexpr int64_t grain = 32;
+/// Fewest atoms per task of a parallel loop: what they take is long beside the start of a thread.
+constexpr int64_t grain = 8;
 
 inline void check(bool condition, const std::string& message) {
   TORCH_CHECK_VALUE(condition, "tesseral: ", message);
@@ -52,6 +55,21 @@ inline void check_same_dtype(const Tensor& a, const char* a_name, const Tensor& 
   check(a.scalar_type() == b.scalar_type(), std::string(a_name) + " is " + torch::toString(a.scalar_type()) + " but " +
                                                 b_name + " is " + torch::toString(b.scalar_type()) +
                                                 ": give both the same dtype");
+}
+
+/// Rows of channels are padded to a multiple of this many numbers, a multiple of every pack's lanes.
+constexpr int64_t row_padding = 16;
+
+constexpr int64_t padded_length(int64_t length) {
+  return (length + row_padding - 1) / row_padding * row_padding;
+}
+/// Contiguous, the last dimension padded with zeros.
+inline Tensor padded_rows(const Tensor& tensor) {
+  const int64_t excess = padded_length(tensor.size(-1)) - tensor.size(-1);
+  return contiguous(excess ? torch::constant_pad_nd(tensor.detach(), {0, excess}) : tensor);
+}
+inline Tensor unpadded_rows(const Tensor& tensor, int64_t length) {
+  return tensor.defined() ? tensor.narrow(-1, 0, length).contiguous() : tensor;
 }
 
 /// int64 indices of shape [size] with 0 <= value < bound.
@@ -88,27 +106,45 @@ inline std::vector<int64_t> edge_offsets(const Tensor& centers, int64_t n_atoms)
   return first;
 }
 
-/// Runs body(Range) over [0, size) on torch's threads.
+/// Runs task(n) for 0 <= n < n_tasks, which is at most torch's number of threads, each on a thread of its own.
+void run_tasks(int64_t n_tasks, const std::function<void(int64_t)>& task);
+
+/// Number of tasks for so many atoms or edges.
+inline int64_t task_count(int64_t size) {
+  return std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), size / grain));
+}
+
+/// Runs body(Range) over [0, size) on torch's number of threads, in parts of which each thread takes the next.
 template <class Body>
 void parallel(int64_t size, Body body) {
-  at::parallel_for(0, size, grain, [&](int64_t begin, int64_t end) { body(Range{begin, end}); });
+  const int64_t n_tasks = task_count(size), part = n_tasks == 1 ? size : std::max(grain, size / (8 * n_tasks));
+  std::atomic<int64_t> next{0};
+  run_tasks(n_tasks, [&](int64_t) {
+    for (int64_t begin = next.fetch_add(part); begin < size; begin = next.fetch_add(part)) {
+      body(Range{begin, std::min(begin + part, size)});
+    }
+  });
+}
+
+/// Runs body(Range, task) over [0, size) in `n_tasks` equal parts.
+template <class Body>
+void parallel_parts(int64_t size, int64_t n_tasks, Body body) {
+  run_tasks(n_tasks, [&](int64_t task) {
+    body(Range{size * task / n_tasks, size * (task + 1) / n_tasks}, static_cast<std::size_t>(task));
+  });
 }
 
 /// As `parallel`, each task adding to a buffer of its own; the buffers are summed in the order of the tasks, so that
 /// the result depends on the number of threads but not on their timing.
 template <class Body>
 Tensor parallel_sum(int64_t size, at::IntArrayRef shape, const torch::TensorOptions& options, Body body) {
-  const int64_t n_tasks = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), size / grain));
-  std::vector<Tensor> partial(static_cast<std::size_t>(n_tasks));
-  at::parallel_for(0, n_tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      Tensor& own = partial[static_cast<std::size_t>(task)];
-      own = torch::zeros(shape, options);
-      body(Range{size * task / n_tasks, size * (task + 1) / n_tasks}, own);
-    }
+  std::vector<Tensor> partial(static_cast<std::size_t>(task_count(size)));
+  parallel_parts(size, task_count(size), [&](Range range, std::size_t task) {
+    partial[task] = torch::zeros(shape, options);
+    body(range, partial[task]);
   });
   Tensor sum = partial[0];
-  for (int64_t task = 1; task < n_tasks; ++task) sum += partial[static_cast<std::size_t>(task)];
+  for (std::size_t task = 1; task < partial.size(); ++task) sum += partial[task];
   return sum;
 }
 

@@ -7,22 +7,13 @@
 namespace tesseral::torch_ops {
 namespace {
 
-/// Rows of channels are padded to this many numbers, a multiple of every pack's lanes.
-constexpr int64_t row_padding = 16;
-
 /// radial, angular, h, weights, or numbers of the same shapes.
 using Factors = std::array<Tensor, 4>;
 enum Factor : std::size_t { radial, angular, h, weights };
 
-Tensor padded_rows(const Tensor& tensor) {
-  const int64_t excess = (row_padding - tensor.size(2) % row_padding) % row_padding;
-  return contiguous(excess ? torch::constant_pad_nd(tensor.detach(), {0, excess}) : tensor);
-}
-Factors padded_rows(const Factors& x) {
-  return {contiguous(x[radial]), contiguous(x[angular]), padded_rows(x[h]), padded_rows(x[weights])};
-}
-Tensor unpadded_rows(const Tensor& tensor, int64_t n_channels) {
-  return tensor.defined() ? tensor.narrow(2, 0, n_channels).contiguous() : tensor;
+Factors padded_factors(const Factors& x) {
+  return {contiguous(x[radial]), contiguous(x[angular]), padded_rows(x[h]),
+          x[weights].defined() ? padded_rows(x[weights]) : Tensor()};
 }
 
 /// What is not differentiated.
@@ -65,7 +56,8 @@ struct MessageCall {
               static_cast<int>(arguments.n_outputs), static_cast<int>(x[h].size(1)),
               static_cast<int>(x[h].size(2)),        &table} {
     const auto field = [&](Factor n) {
-      return Field<const T>{x[n].const_data_ptr<T>(), tangents ? (*tangents)[n].const_data_ptr<T>() : nullptr};
+      const bool has_tangents = tangents && (*tangents)[n].defined();
+      return Field<const T>{x[n].const_data_ptr<T>(), has_tangents ? (*tangents)[n].const_data_ptr<T>() : nullptr};
     };
     inputs = {field(radial),  field(angular), field(h),
               field(weights), first.data(),   arguments.neighbors.const_data_ptr<int64_t>()};
@@ -73,7 +65,7 @@ struct MessageCall {
 };
 
 Tensor message_value(const Factors& given, const MessageArguments& arguments) {
-  const Factors x = padded_rows(given);
+  const Factors x = padded_factors(given);
   Tensor out = torch::empty({arguments.n_atoms, arguments.n_outputs, x[h].size(2)}, x[h].options());
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "message", [&] {
     const MessageCall<scalar_t> call(arguments, x, nullptr);
@@ -111,7 +103,7 @@ struct TaskSums {
 /// added up in the order of the tasks: the result depends on the number of threads but not on their timing.
 MessageDerivatives message_gradient_value(const Factors& given, const Factors* given_tangents, const Tensor& G,
                                           bool with_geometry, bool with_weights, const MessageArguments& arguments) {
-  const Factors x = padded_rows(given), tangents = given_tangents ? padded_rows(*given_tangents) : Factors();
+  const Factors x = padded_factors(given), tangents = given_tangents ? padded_factors(*given_tangents) : Factors();
   const Tensor g = padded_rows(G);
   MessageDerivatives result;
   if (with_geometry) {
@@ -120,21 +112,17 @@ MessageDerivatives message_gradient_value(const Factors& given, const Factors* g
   }
   if (given_tangents) result.out = torch::empty_like(g);
   const int64_t n_atoms = arguments.n_atoms;
-  const int64_t n_tasks = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), n_atoms / grain));
+  const int64_t n_tasks = task_count(n_atoms);
   std::vector<std::optional<TaskSums>> sums(static_cast<std::size_t>(n_tasks));
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "message_gradient", [&] {
     const auto data = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr<scalar_t>() : nullptr; };
     const MessageCall<scalar_t> call(arguments, x, given_tangents ? &tangents : nullptr);
-    at::parallel_for(0, n_tasks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const Range atoms{n_atoms * task / n_tasks, n_atoms * (task + 1) / n_tasks};
-        const Range edges{call.first[static_cast<std::size_t>(atoms.begin)],
-                          call.first[static_cast<std::size_t>(atoms.end)]};
-        TaskSums& own = sums[static_cast<std::size_t>(task)].emplace(x, call.inputs.neighbors, edges, with_weights);
-        kernels<scalar_t>().message_gradient(call.shape, call.inputs, g.const_data_ptr<scalar_t>(), atoms,
-                                             {data(result.factors[radial]), data(result.factors[angular]), data(own.h),
-                                              own.first_row, data(own.weights), data(result.out)});
-      }
+    parallel_parts(n_atoms, n_tasks, [&](Range atoms, std::size_t task) {
+      const Range edges{call.first[static_cast<std::size_t>(atoms.begin)], call.first[static_cast<std::size_t>(atoms.end)]};
+      TaskSums& own = sums[task].emplace(x, call.inputs.neighbors, edges, with_weights);
+      kernels<scalar_t>().message_gradient(call.shape, call.inputs, g.const_data_ptr<scalar_t>(), atoms,
+                                           {data(result.factors[radial]), data(result.factors[angular]), data(own.h),
+                                            own.first_row, data(own.weights), data(result.out)});
     });
   });
   result.factors[h] = torch::zeros_like(x[h]);
@@ -188,13 +176,13 @@ class MessageGradient : public torch::autograd::Function<MessageGradient> {
             Tensor()};
   }
 
-  /// A list as `forward` returns it in the order of the factors; what it lacks is zero.
+  /// A list as `forward` returns it in the order of the factors; what it lacks is zero (of the weights: undefined).
   static Factors unpack(const variable_list& list, const Factors& x, bool with_geometry, bool with_weights) {
     Factors parts;
     parts[h] = list[0];
     parts[radial] = with_geometry ? list[1] : torch::zeros_like(x[radial]);
     parts[angular] = with_geometry ? list[2] : torch::zeros_like(x[angular]);
-    parts[weights] = with_weights ? list.back() : torch::zeros_like(x[weights]);
+    if (with_weights) parts[weights] = list.back();
     return parts;
   }
 };

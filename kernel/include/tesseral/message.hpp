@@ -46,7 +46,7 @@ template <class V>
 struct MessageWeights {
   using T = Element<V>;
   const MessageShape<T>& shape;
-  Field<const T> weights;  // [P, Q, row]
+  Field<const T> weights;  // [P, Q, row]; of duals the tangents may be null, for zeros
   V* scratch;
 };
 
@@ -80,6 +80,16 @@ inline V load_field(const Field<const Element<V>>& field, int64_t offset) {
     return load(field.values + offset);
   } else {
     return {load(field.values + offset), load(field.tangents + offset)};
+  }
+}
+
+/// The same where the tangents may be null.
+template <class V>
+inline V load_weight(const Field<const Element<V>>& field, int64_t offset) {
+  if constexpr (sizeof(V) == sizeof(Pack<Element<V>>)) {
+    return load(field.values + offset);
+  } else {
+    return {load(field.values + offset), field.tangents ? load(field.tangents + offset) : Pack<Element<V>>{}};
   }
 }
 
@@ -158,11 +168,18 @@ inline Tile<V, E, B> radial_channels(const MessageWeights<V>& work, const Messag
   const Field<const T> weights = work.weights;
   int64_t offset = static_cast<int64_t>(path) * n_radial * row + place.block;
   Tile<V, E, B> R;
-  for (int q = 0; q < n_radial; ++q, offset += row) {
-    for (int b = 0; b < B; ++b) {
-      const V weight = load_field<V>(weights, offset + b * lanes<T>);
-      for (int e = 0; e < E; ++e) R.at[e][b] += scaled(radial[q], place.lane + e, weight);
+  const auto add_functions = [&](auto weight_at) {
+    for (int q = 0; q < n_radial; ++q, offset += row) {
+      for (int b = 0; b < B; ++b) {
+        const auto weight = weight_at(offset + b * lanes<T>);
+        for (int e = 0; e < E; ++e) R.at[e][b] += scaled(radial[q], place.lane + e, weight);
+      }
     }
+  };
+  if (sizeof(V) > sizeof(Pack<T>) && weights.tangents) {
+    add_functions([&](int64_t at) { return load_field<V>(weights, at); });
+  } else {
+    add_functions([&](int64_t at) { return load(weights.values + at); });
   }
   return R;
 }
@@ -270,7 +287,7 @@ inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdg
         V by_weight = constant<V>(0);
         for (int e = 0; e < E; ++e) {
           if constexpr (with_geometry) {
-            by_geometry[e][n_harmonics + q] += wanted_part(load_field<V>(work.weights, at) * dR.at[e][b]);
+            by_geometry[e][n_harmonics + q] += wanted_part(load_weight<V>(work.weights, at) * dR.at[e][b]);
           }
           by_weight += scaled(edges.radial[q], lane + e, dR.at[e][b]);
         }
@@ -312,8 +329,9 @@ inline void add_message_gradient(const MessageWeights<V>& work, const MessageEdg
                                  MessageGradients<Element<V>>& gradients) {
   message_couplings<V>(*work.shape.table, edges.angular, work.scratch);
   for (int n = 0; n < geometry_size<with_geometry>(work.shape); ++n) gradients.geometry[n] = Pack<Element<V>>{};
-  constexpr bool dual = sizeof(V) > sizeof(Pack<Element<V>>);  // with twice the numbers, smaller tiles are faster
-  for_each_tile<Element<V>, dual ? 2 : 4>(edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
+  // with twice the numbers, or with the sums of the weights' gradient, smaller tiles are faster
+  constexpr int B = sizeof(V) > sizeof(Pack<Element<V>>) || !with_geometry ? 2 : 4;
+  for_each_tile<Element<V>, B>(edges.count, work.shape.row, [&](auto n_edges, auto n_packs, TilePlace place) {
     add_gradient_of_tile<V, decltype(n_edges)::value, decltype(n_packs)::value, with_geometry, with_weights>(
         work, edges, place, G, gradients);
   });

@@ -97,6 +97,25 @@ struct MixShape {
   const int64_t* species;  // [N]
 };
 
+/// Rows of channels that one matrix maps: rows in .. in+width-1 of an atom to its rows out .. out+width-1.
+struct RowBlock {
+  int32_t in;
+  int32_t out;
+  int32_t width;
+  bool adds;  // to what an earlier block has written there
+};
+
+/// Maps of rows of channels, weights [S, n_blocks, C, row] with rows padded with zeros.
+struct RowMapShape {
+  int n_in;   // rows of each atom, of C numbers
+  int n_out;  // rows of each atom, of `row` numbers
+  int n_inputs;
+  int row;
+  int n_species;
+  std::vector<RowBlock> blocks;
+  const int64_t* species;  // [N], or null: all the first
+};
+
 /// Node of a Horner tree of monomials: children are first_child .. last_child-1.
 struct TreeNode {
   int32_t factor;
@@ -198,8 +217,8 @@ struct Field {
   T* tangents = nullptr;
 };
 
-/// What messages are made of; with tangents (all four or none) the derivative along them. Edges of atom i are first[i] ..
-/// first[i+1]-1.
+/// What messages are made of; with tangents the derivative along them: all have some or none has, but those of the weights
+/// may be null for zeros. Edges of atom i are first[i] .. first[i+1]-1.
 template <class T>
 struct MessageInputs {
   Field<const T> radial;     // [E, Q]
@@ -242,6 +261,10 @@ struct Kernels {
   void (*mix_input_gradient)(const MixShape<T>&, const T* G, const T* weights, Range, T* out);
   // adds to out [S, l_max+1, C, K]
   void (*mix_weight_gradient)(const MixShape<T>&, const T* features, const T* G, Range, T* out);
+  // out [N,n_out,row] of x [N,n_in,C]; every row of out belongs to a block
+  void (*map_rows)(const RowMapShape&, const T* x, const T* weights, Range, T* out);
+  // adds to out [S, n_blocks, C, row]; G [N,n_out,row]
+  void (*map_rows_weight_gradient)(const RowMapShape&, const T* x, const T* G, Range, T* out);
   // product [N,n_out,K]
   void (*product)(const ProductShape&, const T* A, const T* coefficients, Range, T* out);
   // <G, product> differentiated: gA [N,LM,K] overwritten, gc [S,n_nodes,K] added to unless its values are null.

@@ -13,6 +13,12 @@ void message(const MessageShape<T>&, const MessageInputs<T>&, Range, T* out);
 template <class T>
 void message_gradient(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range, const MessageOutputs<T>&);
 
+// row_maps.cpp
+template <class T>
+void map_rows(const RowMapShape&, const T* x, const T* weights, Range, T* out);
+template <class T>
+void map_rows_weight_gradient(const RowMapShape&, const T* x, const T* G, Range, T* out);
+
 namespace {
 
 /// Zeroed scratch array of whole packs.
@@ -214,8 +220,13 @@ struct MixWorkspace {
   void take_features(const T* features, int64_t atom) const {
     copy_rows<T>(features + atom * n_features(), sizes.n_inputs, n_harmonics, n_harmonics, phi, sizes.harmonic_stride);
   }
-  void take_channels(const T* A_all, int64_t atom) const {
-    copy_rows<T>(A_all + atom * n_harmonics * n_channels, n_harmonics, n_channels, n_channels, A, sizes.channel_stride);
+  bool copied() const { return sizes.channel_stride != n_channels; }
+  /// The atom's rows of channels, a padded copy unless they are whole packs.
+  const T* channels(const T* A_all, int64_t atom) const {
+    const T* own = A_all + atom * n_harmonics * n_channels;
+    if (!copied()) return own;
+    copy_rows<T>(own, n_harmonics, n_channels, n_channels, A, sizes.channel_stride);
+    return A;
   }
 };
 
@@ -234,10 +245,10 @@ void mix(const MixShape<T>& shape, const T* features, const T* weights, Range ra
   const Scratch<T> W(count * rows * stride);
   copy_rows<T>(weights, count * rows, shape.n_channels, shape.n_channels, W, stride);
   for (int64_t i = range.begin; i < range.end; ++i) {
+    T* own = out + i * work.n_harmonics * shape.n_channels;
     work.take_features(features, i);
-    mix_atoms<T>(work.sizes, 1, work.phi, W + shape.species[i] * rows * stride, work.A);
-    copy_rows<T>(work.A, work.n_harmonics, shape.n_channels, stride, out + i * work.n_harmonics * shape.n_channels,
-                 shape.n_channels);
+    mix_atoms<T>(work.sizes, 1, work.phi, W + shape.species[i] * rows * stride, work.copied() ? work.A : own);
+    if (work.copied()) copy_rows<T>(work.A, work.n_harmonics, shape.n_channels, stride, own, shape.n_channels);
   }
 }
 
@@ -255,8 +266,7 @@ void mix_input_gradient_of_atoms(const MixShape<T>& shape, const T* G, const T* 
     }
   }
   for (int64_t i = range.begin; i < range.end; ++i) {
-    work.take_channels(G, i);
-    mix_input_gradient<T>(sizes, 1, work.A, transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
+    mix_input_gradient<T>(sizes, 1, work.channels(G, i), transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
     transpose_rows<T>(dphi, work.n_harmonics, shape.n_inputs, sizes.input_stride, out + i * work.n_features(),
                       work.n_harmonics);
   }
@@ -270,105 +280,98 @@ void mix_weight_gradient(const MixShape<T>& shape, const T* features, const T* G
   const Scratch<T> gradient(count * rows * stride);
   for (int64_t i = range.begin; i < range.end; ++i) {
     work.take_features(features, i);
-    work.take_channels(G, i);
-    add_mix_weight_gradient<T>(work.sizes, work.phi, work.A, gradient + shape.species[i] * rows * stride);
+    add_mix_weight_gradient<T>(work.sizes, work.phi, work.channels(G, i), gradient + shape.species[i] * rows * stride);
   }
   add_rows<T>(gradient, count * rows, shape.n_channels, stride, out, shape.n_channels);
 }
 
-/// Padded copies for the product loops.
+/// Rows of channels for the product loops: the caller's own where they are whole packs, otherwise padded copies.
 template <class T>
-struct ProductWorkspace {
+struct ProductRows {
   const ProductShape& shape;
   int row;
-  int64_t n_species;
-  Scratch<T> A, A_tangent, gradient, cotangent, out, coefficients;
+  bool copied;
 
-  ProductWorkspace(const ProductShape& s, const T* all_coefficients, Range range)
-      : shape(s),
-        row(padded<T>(s.n_channels)),
-        n_species(species_count(s.species, range)),
-        A(row * s.n_harmonics),
-        A_tangent(row * s.n_harmonics),
-        gradient(row * s.n_harmonics),
-        cotangent(row * s.n_outputs),
-        out(row * s.n_outputs),
-        coefficients(n_species * s.n_nodes * row) {
-    copy_rows<T>(all_coefficients, n_species * s.n_nodes, s.n_channels, s.n_channels, coefficients, row);
+  explicit ProductRows(const ProductShape& s) : shape(s), row(padded<T>(s.n_channels)), copied(row != s.n_channels) {}
+
+  int64_t scratch(int64_t n_rows) const { return copied ? n_rows * row : 0; }
+  /// The rows of `source` from number `first` on.
+  T* taken(const T* source, int64_t first, int64_t n_rows, T* copy) const {
+    const T* own = source + first * shape.n_channels;
+    if (!copied) return const_cast<T*>(own);  // streams of what is only read have the type of those that are written
+    copy_rows<T>(own, n_rows, shape.n_channels, shape.n_channels, copy, row);
+    return copy;
   }
-  int64_t coefficients_of(int64_t atom) const { return shape.species[atom] * shape.n_nodes * row; }
-  void take(const T* source, int64_t atom, int n_rows, T* target) const {
-    copy_rows<T>(source + atom * n_rows * shape.n_channels, n_rows, shape.n_channels, shape.n_channels, target, row);
-  }
-  void give(const T* source, int64_t atom, int n_rows, T* target) const {
-    copy_rows<T>(source, n_rows, shape.n_channels, row, target + atom * n_rows * shape.n_channels, shape.n_channels);
+  /// Where to write the rows of `target` from number `first` on.
+  T* opened(T* target, int64_t first, T* copy) const { return copied ? copy : target + first * row; }
+  void closed(T* target, int64_t first, int64_t n_rows, const T* copy) const {
+    if (copied) copy_rows<T>(copy, n_rows, shape.n_channels, row, target + first * shape.n_channels, shape.n_channels);
   }
 };
 
 template <class T>
 void product(const ProductShape& shape, const T* A, const T* coefficients, Range range, T* out) {
-  using V = Pack<T>;
-  const ProductWorkspace<T> work(shape, coefficients, range);
+  const ProductRows<T> rows(shape);
+  const int64_t n_coefficients = species_count(shape.species, range) * shape.n_nodes;
+  const int n_A = shape.n_harmonics, n_out = shape.n_outputs;
+  const Scratch<T> A_copy(rows.scratch(n_A)), out_copy(rows.scratch(n_out)), c_copy(rows.scratch(n_coefficients));
+  T* c = rows.taken(coefficients, 0, n_coefficients, c_copy);
   for (int64_t i = range.begin; i < range.end; ++i) {
-    work.take(A, i, shape.n_harmonics, work.A);
-    ProductAtoms<V, Wanted::value>{shape,
-                                   work.row,
-                                   work.row,
-                                   coefficient_block,
-                                   {work.A, nullptr},
-                                   {work.coefficients + work.coefficients_of(i), nullptr},
-                                   {},
-                                   {},
-                                   nullptr,
-                                   {work.out, nullptr}}
+    T* sums = rows.opened(out, i * n_out, out_copy);
+    T* own = c + shape.species[i] * shape.n_nodes * rows.row;
+    ProductAtoms<Pack<T>, Wanted::value>{
+        shape,          rows.row, rows.row, coefficient_block, {rows.taken(A, i * n_A, n_A, A_copy), nullptr},
+        {own, nullptr}, {},       {},       nullptr,           {sums, nullptr}}
         .run(1);
-    work.give(work.out, i, shape.n_outputs, out);
+    rows.closed(out, i * n_out, n_out, sums);
   }
 }
 
-/// Runs the atoms of a range through the traversal that fits what is wanted.
+/// Runs the atoms of a range through the traversal that fits what is wanted; c and gc have padded rows.
 template <class T, class V, Wanted wanted>
-void product_gradient_of_atoms(const ProductWorkspace<T>& work, Field<const T> A, const T* coefficient_tangents, const T* G,
-                               Range range, T* gA, T* gc, T* out) {
+void product_gradient_of_atoms(const ProductRows<T>& rows, Field<const T> A, Field<T> c, const T* G, Range range, T* gA,
+                               T* gc, T* out) {
   constexpr bool dual = sizeof(V) > sizeof(Pack<T>);
-  const ProductShape& shape = work.shape;
+  const ProductShape& shape = rows.shape;
+  const int n_A = shape.n_harmonics, n_out = shape.n_outputs;
+  const Scratch<T> A_copy(rows.scratch(n_A)), tangent_copy(rows.scratch(n_A)), gA_copy(rows.scratch(n_A));
+  const Scratch<T> G_copy(rows.scratch(n_out)), out_copy(rows.scratch(n_out));
   for (int64_t i = range.begin; i < range.end; ++i) {
-    const int64_t own = work.coefficients_of(i);
-    work.take(A.values, i, shape.n_harmonics, work.A);
-    if (dual) work.take(A.tangents, i, shape.n_harmonics, work.A_tangent);
-    work.take(G, i, shape.n_outputs, work.cotangent);
-    T* tangents = coefficient_tangents ? const_cast<T*>(coefficient_tangents) + own : nullptr;
+    const int64_t own = shape.species[i] * shape.n_nodes * rows.row, first = i * n_A;
+    T* tangents = dual ? rows.taken(A.tangents, first, n_A, tangent_copy) : nullptr;
     T* own_gc = gc ? gc + own : nullptr;
+    T* by_A = rows.opened(gA, first, gA_copy);
+    T* of_out = dual ? rows.opened(out, i * n_out, out_copy) : nullptr;
     ProductAtoms<V, wanted>{shape,
-                            work.row,
-                            work.row,
+                            rows.row,
+                            rows.row,
                             coefficient_block,
-                            {work.A, work.A_tangent},
-                            {work.coefficients + own, tangents},
-                            {work.gradient, work.gradient},
+                            {rows.taken(A.values, first, n_A, A_copy), tangents},
+                            {c.values + own, c.tangents ? c.tangents + own : nullptr},
+                            {by_A, by_A},
                             {own_gc, own_gc},
-                            work.cotangent,
-                            {nullptr, dual ? static_cast<T*>(work.out) : nullptr}}
+                            rows.taken(G, i * n_out, n_out, G_copy),
+                            {nullptr, of_out}}
         .run(1);
-    work.give(work.gradient, i, shape.n_harmonics, gA);
-    if (out) work.give(work.out, i, shape.n_outputs, out);
+    rows.closed(gA, first, n_A, by_A);
+    if (dual) rows.closed(out, i * n_out, n_out, of_out);
   }
 }
 
 template <class T, class V>
 void product_gradient_any(const ProductShape& shape, Field<const T> A, Field<const T> coefficients, const T* G, Range range,
                           T* gA, T* gc, T* out) {
-  const ProductWorkspace<T> work(shape, coefficients.values, range);
-  const int64_t n_rows = work.n_species * shape.n_nodes;
-  const Scratch<T> tangents(coefficients.tangents ? n_rows * work.row : 0);
-  if (coefficients.tangents) {
-    copy_rows<T>(coefficients.tangents, n_rows, shape.n_channels, shape.n_channels, tangents, work.row);
-  }
-  const T* own_tangents = coefficients.tangents ? static_cast<T*>(tangents) : nullptr;
-  if (!gc) return product_gradient_of_atoms<T, V, Wanted::gradient>(work, A, own_tangents, G, range, gA, nullptr, out);
-  const Scratch<T> gradient(n_rows * work.row);
-  product_gradient_of_atoms<T, V, Wanted::gradient_and_coefficients>(work, A, own_tangents, G, range, gA, gradient, out);
-  add_rows<T>(gradient, n_rows, shape.n_channels, work.row, gc, shape.n_channels);
+  const ProductRows<T> rows(shape);
+  const int64_t n_rows = species_count(shape.species, range) * shape.n_nodes;
+  const bool with_tangents = coefficients.tangents != nullptr;
+  const Scratch<T> copy(rows.scratch(n_rows)), tangent_copy(with_tangents ? rows.scratch(n_rows) : 0);
+  const Field<T> c{rows.taken(coefficients.values, 0, n_rows, copy),
+                   with_tangents ? rows.taken(coefficients.tangents, 0, n_rows, tangent_copy) : nullptr};
+  if (!gc) return product_gradient_of_atoms<T, V, Wanted::gradient>(rows, A, c, G, range, gA, nullptr, out);
+  const Scratch<T> gc_copy(rows.scratch(n_rows));
+  T* sums = rows.copied ? static_cast<T*>(gc_copy) : gc;
+  product_gradient_of_atoms<T, V, Wanted::gradient_and_coefficients>(rows, A, c, G, range, gA, sums, out);
+  if (rows.copied) add_rows<T>(sums, n_rows, shape.n_channels, rows.row, gc, shape.n_channels);
 }
 
 template <class T>
@@ -395,6 +398,8 @@ const Kernels<T> table = {
     mix<T>,
     mix_input_gradient_of_atoms<T>,
     mix_weight_gradient<T>,
+    map_rows<T>,
+    map_rows_weight_gradient<T>,
     product<T>,
     product_gradient<T>,
     product_gradient_tangent<T>,

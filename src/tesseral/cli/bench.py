@@ -49,7 +49,7 @@ def bench(
 ) -> None:
     """Time energies, forces and stress of rattled silicon on one core, in microseconds per atom.
 
-    With --train: one optimisation step, compiled kernel beside the plain-PyTorch reference.
+    With --train: one optimisation step, compiled kernel beside the plain-PyTorch reference and beside mace-torch.
     With --lammps: the pair style beside the bare engine, by size, on two ranks, and beside other codes.
     With --ipi: 64 water molecules with 32 beads, in one call and bead by bead, and with mace-torch.
     With --mace: MACE models of 1,000 silicon atoms and 512 water molecules, imported and in mace-torch.
@@ -63,9 +63,13 @@ def bench(
         raise typer.BadParameter("--model, --structure and --head belong to --mace")
     report: dict[str, Any] = {"processor": processor(), "versions": versions(PACKAGES), "unit": "us/atom"}
     if train:
-        from tesseral.benchmarks.training import measure_training
+        from tesseral.benchmarks.training import measure_beside_mace, measure_training
+        from tesseral.models.allocation import keep_freed_memory
 
+        keep_freed_memory()  # as `tesseral train` does
         report["training"] = measure_training(repeats=repeats)
+        rounds = max(1, repeats // 5)
+        report["mace_training"] = measure_beside_mace(rounds=rounds) if peers else {"skipped": "--no-peers"}
     elif lammps:
         report.update(_measure_lammps(cells or LAMMPS_CELLS[-1], repeats, peers))
     elif ipi:
@@ -178,6 +182,7 @@ def _print(report: dict[str, Any]) -> None:
     console = Console()
     if "training" in report:
         console.print(_training_table(report["training"]))
+        console.print(_mace_training_table(report["mace_training"]))
     elif "lammps" in report:
         for table in _lammps_tables(report["lammps"], report["mace_torch"]):
             console.print(table)
@@ -225,6 +230,22 @@ def _training_table(training: dict[str, Any]) -> Any:
     table.add_row("plain PyTorch (reference), float32", f"{training['reference']:.1f}")
     table.add_row("ratio", f"{training['ratio']:.1f}")
     table.add_row("compiled kernel, two layers, float32", f"{training['layered']:.1f}")
+    return table
+
+
+def _mace_training_table(training: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    if "skipped" in training:
+        return f"beside mace-torch 128x0e: skipped, {training['skipped']}"
+    title = f"two layers, 128 channels, float32, beside mace-torch {training['version']}"
+    table = Table("optimisation step", "threads", "µs/atom", "mace-torch takes", title=title)
+    for case in training["cases"]:
+        system, threads = f"{case['system']}, {case['n_atoms']} atoms", str(case["threads"])
+        for name, kind in (("layered model", "layered"), ("MACE 128x0e, imported", "imported")):
+            factor = f"{case[f'{kind}_factor']:.1f} times as long"
+            table.add_row(f"{system}: {name}", threads, f"{case[kind]:.1f}", factor)
+        table.add_row(f"{system}: mace-torch 128x0e", threads, f"{case['mace_torch']:.0f}", "")
     return table
 
 

@@ -38,6 +38,7 @@ def train(
     settings = load_config(config, assignments, data_root)
     folder = output or Path(settings.name)
 
+    from tesseral.models.allocation import keep_freed_memory
     from tesseral.models.pipeline import CONFIG_NAME
     from tesseral.models.pipeline import train as run
     from tesseral.models.training import CHECKPOINT_NAME, TrainingInterrupted
@@ -45,6 +46,7 @@ def train(
     own = (folder / CHECKPOINT_NAME).exists()  # then the file there was written by the training
     if not own and (folder / CONFIG_NAME).exists() and (folder / CONFIG_NAME).samefile(config):
         raise ConfigError(f"{config}: would be overwritten by the record of the training; choose another --output")
+    keep_freed_memory()
     try:
         run(settings, folder, resume, Console())
     except TrainingInterrupted as interruption:
