@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
 
 from tesseral.benchmarks.systems import CUTOFF, SILICON_SIZE, rattled_silicon
 from tesseral.benchmarks.timing import median_seconds
@@ -32,7 +34,7 @@ def measure_training(structures: int = 4, cells: int = 2, repeats: int = 7) -> d
         n_structures, n_atoms, and in us/atom per step ``compiled`` and ``reference``; ``ratio`` of the two;
         ``layered``, of the compiled model with two layers.
     """
-    batch = _batch(structures, cells)
+    batch = labelled_batch(labelled_silicon(structures, cells))
     n_atoms = int(batch.n_atoms.sum())
     result: dict[str, Any] = {"n_structures": structures, "n_atoms": n_atoms}
     threads = torch.get_num_threads()
@@ -40,7 +42,7 @@ def measure_training(structures: int = 4, cells: int = 2, repeats: int = 7) -> d
     try:
         kinds = {"compiled": LocalModel, "reference": ReferenceLocalModel, "layered": LayeredModel}
         for name, kind in kinds.items():
-            step = _Step(kind(**SILICON_SIZE).to(torch.float32), batch)
+            step = OptimisationStep(kind(**SILICON_SIZE).to(torch.float32), batch)
             result[name] = 1e6 * median_seconds(step, repeats) / n_atoms
     finally:
         torch.set_num_threads(threads)
@@ -48,7 +50,7 @@ def measure_training(structures: int = 4, cells: int = 2, repeats: int = 7) -> d
     return result
 
 
-class _Step:
+class OptimisationStep:
     """One optimisation step as the training makes it."""
 
     def __init__(self, model: EnergyModel, batch: Batch) -> None:
@@ -64,7 +66,7 @@ class _Step:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def _batch(structures: int, cells: int) -> Batch:
+def labelled_silicon(structures: int, cells: int) -> list[Atoms]:
     """Rattled silicon with random labels of the usual size."""
     generator = np.random.default_rng(0)
     labelled = []
@@ -74,6 +76,11 @@ def _batch(structures: int, cells: int) -> Batch:
         atoms.info["REF_stress"] = generator.normal(0.0, 0.01, 6)
         atoms.arrays["REF_forces"] = generator.normal(0.0, 0.5, atoms.positions.shape)
         labelled.append(atoms)
-    frames = frames_from_atoms(labelled)
+    return labelled
+
+
+def labelled_batch(labelled: Sequence[Atoms]) -> Batch:
+    """The batch of labelled silicon structures."""
+    frames = frames_from_atoms(list(labelled))
     baseline = np.array([-5.0])
     return collate([build_structure(frame, ["Si"], CUTOFF, baseline, torch.float32) for frame in frames])
