@@ -52,7 +52,7 @@ def run(prepare: Callable[[dict[str, Any], list[Structure]], Prepared]) -> None:
         answer = timed(prepare(task, structures), task, structures[0]["positions"])
     except Exception as error:
         traceback.print_exc()
-        text = (str(error).strip() or "no message").splitlines()[-1]
+        text = (str(error).strip() or "no message").splitlines()[0]
         answer = {"failed": f"{type(error).__name__}: {text}"}
     print("\n" + json.dumps(answer), flush=True)
 

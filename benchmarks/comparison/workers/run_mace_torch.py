@@ -28,7 +28,9 @@ def prepare(task: dict[str, Any], structures: list[protocol.Structure]) -> proto
     return protocol.Prepared(protocol.ase_call(calculator, structures[0]), packages)
 
 
-def _training_step(model: Any, numbers: list[int], structures: list[protocol.Structure]) -> Callable[[np.ndarray], None]:
+def _training_step(
+    model: Any, numbers: list[int], structures: list[protocol.Structure]
+) -> Callable[[np.ndarray], None]:
     """Loss of energies, forces and stresses, its gradient, clipping and update, as mace-torch's `take_step`."""
     import torch
     from mace import data, modules

@@ -40,9 +40,7 @@ def prepare(task: dict[str, Any], structures: list[protocol.Structure]) -> proto
     )
     basis = ACEBBasisSet(configuration)
     basis.all_coeffs = np.random.default_rng(0).normal(0.0, 1e-3, len(basis.all_coeffs)).tolist()
-    counts = [
-        len(one) + len(more) for one, more in zip(basis.basis_rank1, basis.basis, strict=True)
-    ]  # of each element
+    counts = [len(one) + len(more) for one, more in zip(basis.basis_rank1, basis.basis, strict=True)]  # of each element
     calculator = PyACECalculator(basis.to_ACECTildeBasisSet(), recursive_evaluator=True, recursive=True)
     call = protocol.ase_call(calculator, structures[0])
     return protocol.Prepared(call, ("python-ace",), {"functions": counts})
