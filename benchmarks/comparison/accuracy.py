@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tesseral.models.registry import list_models
 
-#: test-set mean absolute errors, meV/atom and eV/Å, of GAP and MTP for the sets of Y. Zuo et al., J. Phys. Chem. A 124, 731
-#: (2020), doi:10.1021/acs.jpca.9b08723, as quoted in the benchmark of ACEpotentials
+#: test-set mean absolute errors, meV/atom and eV/Å, of GAP and MTP for the sets of Y. Zuo et al., J. Phys. Chem. A 124,
+#: 731 (2020), doi:10.1021/acs.jpca.9b08723, as quoted in the benchmark of ACEpotentials
 PUBLISHED = {
     "nickel": {"GAP": (0.42, 0.02), "MTP": (0.48, 0.01)},
     "copper": {"GAP": (0.46, 0.01), "MTP": (0.41, 0.01)},
@@ -15,7 +15,7 @@ PUBLISHED = {
 
 
 def accuracy_table() -> list[list[str]]:
-    """Rows for Markdown, the header first: every shipped model with test errors, and what was published for its data."""
+    """Rows, the header first: every shipped model with test errors, and what was published for its data."""
     table = [["model", "layers, channels", "meV/atom", "eV/Å", "GAP: meV/atom, eV/Å", "MTP: meV/atom, eV/Å"]]
     for model in list_models():
         errors = model.metadata.get("training", {}).get("errors", {}).get("test", {})

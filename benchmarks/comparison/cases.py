@@ -130,10 +130,14 @@ CURVES = (
 )
 #: UF3's three-body terms do not follow the cutoff, nor does Stillinger-Weber's anything
 BY_CUTOFF = tuple(code for code in CURVES if code.name not in ("LAMMPS sw", "LAMMPS uf3"))
-PIMD = tuple(
-    Code(f"water, {way}", "i-PI", "mixed", "step of i-PI with 32 beads", {"way": way}, ours=True)
-    for way in ("ffdirect, one call", "ffdirect, a call for each bead", "socket, one call")
-) + (Code("mace-torch 128x0e, ffdirect", "i-PI", "float32", "step of i-PI with 32 beads", {"way": "mace-torch"}),)
+BEADS = "step of i-PI with 32 beads"
+PIMD = (
+    *(
+        Code(f"model water, {way}", "i-PI", "mixed", BEADS, {"way": way}, ours=True)
+        for way in ("ffdirect, one call", "ffdirect, a call for each bead", "socket, one call")
+    ),
+    Code("mace-torch 128x0e, ffdirect", "i-PI", "float32", BEADS, {"way": "mace-torch"}),
+)
 RSS = tuple(
     Code(f"pair_style {style}", "memory", "mixed", "liquid silicon, 3,000 K", {"style": style}, ours=True)
     for style in ("tesseral", "tesseral/torch")

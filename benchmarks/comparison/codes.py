@@ -63,8 +63,8 @@ class Code:
         peer: "tesseral" and "LAMMPS", see below, or a key of PEERS.
         precision: float32, float64 or mixed.
         includes: one of the constants above.
-        settings: of the worker. Of "tesseral": ``way`` (calculator, engine, training), ``model``: name of a preset, "mace"
-            for an imported one, or sizes, and ``skin``. Of "LAMMPS": ``potential`` and, for ours, ``model``.
+        settings: of the worker. Of "tesseral": ``way`` (calculator, engine, training), ``model`` (name of a preset,
+            "mace" for an imported one, or sizes) and ``skin``. Of "LAMMPS": ``potential`` and, for ours, ``model``.
         ours: whether it is Tesseral.
         elements: that it is made for, or None for all.
         most_atoms: in larger systems it is not run, for time or memory.

@@ -66,7 +66,7 @@ def pod(folder: Path, elements: Sequence[str], cutoff: float) -> str:
     """N.-C. Nguyen and A. Rohskopf, doi:10.1016/j.jcp.2023.112030; 48 descriptors of one element, 304 of two."""
     n = len(elements)
     pairs, triples = n * (n + 1) // 2, n * (n + 1) * (n + 2) // 6
-    # monomials of degree 0 to P of three components, grouped as POD does: 5 for P = 4, 4 for P = 2 of three neighbours
+    # angular functions: one for each degree of the three-body terms, four for degrees up to 2 of the four-body terms
     count = n * (1 + POD_TWO * n + POD_THREE * (POD_THREE_DEGREE + 1) * pairs + POD_FOUR * 4 * triples)
     sizes = {"two": POD_TWO, "three": POD_THREE, "three_degree": POD_THREE_DEGREE}
     sizes |= {"four": POD_FOUR, "four_degree": POD_FOUR_DEGREE}
@@ -78,7 +78,7 @@ def pod(folder: Path, elements: Sequence[str], cutoff: float) -> str:
 
 
 def uf3(folder: Path, elements: Sequence[str], cutoff: float) -> str:
-    """S. R. Xie et al., doi:10.1038/s41524-023-01092-7; `cutoff` of the two-body terms, UF3_THREE_BODY of the others."""
+    """S. R. Xie et al., doi:10.1038/s41524-023-01092-7; `cutoff` is that of the two-body terms."""
     generator = np.random.default_rng(0)
     reach = min(UF3_THREE_BODY, cutoff)
     blocks = []

@@ -1,4 +1,4 @@
-"""A model file imported from a MACE model of mace-torch with random weights: `python make_imported.py OUT CUTOFF Z ...`.
+"""A model file imported from a MACE model with random weights: `python make_imported.py OUT CUTOFF Z ...`.
 
 Run by the Python that has mace-torch, with Tesseral on its path.
 """

@@ -72,7 +72,8 @@ def reference_of(case: Case, code: str) -> str | None:
     includes = {c.name: c.includes for c in case.codes}
     ours = [c for c in case.codes if c.ours]
     same = [c.name for c in ours if c.includes == includes.get(code)]
-    return (same or [c.name for c in ours] or [None])[0]
+    names = same or [c.name for c in ours]
+    return names[0] if names else None
 
 
 def memory_per_atom(table: Sequence[Row]) -> dict[str, float]:

@@ -11,10 +11,10 @@ from tesseral.benchmarks.comparison.codes import NOT_TIMED
 from tesseral.benchmarks.comparison.session import Record
 from tesseral.benchmarks.comparison.summary import Row, memory_per_atom, not_run, rows
 
-INTRODUCTION = """Random weights or coefficients of published size: speed does not depend on training. Every figure is of a
-process of its own; within a round all codes take turns, times are medians over the calls of a round and then over the
-rounds, factors are medians of the ratios within a round. Positions move by up to 0.001 Å before each call of a calculator;
-in LAMMPS atoms are held. All processes have glibc's malloc told neither to map nor to trim, which helps PyTorch most.
+INTRODUCTION = """Random weights or coefficients of published size: speed does not depend on training. Every figure is
+of a process of its own; within a round all codes take turns, times are medians over the calls of a round and then over
+the rounds, factors are medians of the ratios within a round. Positions move by up to 0.001 Å before each call of a
+calculator; in LAMMPS atoms are held. glibc's malloc is told neither to map nor to trim, which helps PyTorch most.
 """
 
 
@@ -73,32 +73,36 @@ def _case(case: Case, records: Sequence[Record]) -> list[str]:
 
 
 def _bars(case: Case, table: Sequence[Row], point: str) -> list[str]:
-    """The fastest first."""
-    mine = sorted((row for row in table if row.point == point), key=lambda row: row.microseconds)
+    """A table for each thing that figures include, the fastest first."""
+    mine = [row for row in table if row.point == point]
     first = mine[0]
-    unit = "steps/s" if case.kind == "steps" else "µs/atom"
     lines = [
-        f"{first.n_atoms:,} atoms, {first.n_neighbors:.1f} neighbours within {first.cutoff:g} Å, {_workers(first)}.",
-        "",
+        f"{first.n_atoms:,} atoms, {first.n_neighbors:.1f} neighbours within {first.cutoff:g} Å, {_workers(first)}."
     ]
-    header = [f"{point.split(',')[0]}", unit, "best", "factor", "beside", "precision", "MB", "includes"]
-    body = []
-    for row in mine:
+    lines.append("")
+    order = [code.includes for code in case.codes]
+    for includes in sorted({row.includes for row in mine}, key=order.index):
+        group = sorted((row for row in mine if row.includes == includes), key=lambda row: row.microseconds)
+        lines += markdown(_group(case, includes, group))
+    return lines
+
+
+def _group(case: Case, includes: str, group: Sequence[Row]) -> list[list[str]]:
+    """Of codes that include the same."""
+    unit = "steps/s" if case.kind == "steps" else "µs/atom"
+    table = [[includes, "precision", unit, "best", f"beside {group[0].reference}", "MB"]]
+    for row in group:
         figures = (row.microseconds, row.least)
         if case.kind == "steps":
             figures = (row.steps_per_second, 1e6 / (row.least * row.n_atoms))
-        body.append(
-            [
-                f"**{row.code}**" if row.ours else row.code,
-                *map(number, figures),
-                "" if row.ratio is None else number(row.ratio),
-                row.reference or "",
-                row.precision,
-                "" if row.peak_mb is None else f"{row.peak_mb:.0f}",
-                row.includes,
-            ]
-        )
-    return [*lines, *markdown([header, *body])]
+        factor = "" if row.ratio is None else f"{number(row.ratio)} times as long"
+        memory = "" if row.peak_mb is None else f"{row.peak_mb:.0f}"
+        table.append([_bold(row), row.precision, *map(number, figures), factor, memory])
+    return table
+
+
+def _bold(row: Row) -> str:
+    return f"**{row.code}**" if row.ours else row.code
 
 
 def _curves(case: Case, table: Sequence[Row]) -> list[str]:
@@ -119,7 +123,7 @@ def _curves(case: Case, table: Sequence[Row]) -> list[str]:
     for code in dict.fromkeys(row.code for row in table):
         mine = [cells.get((code, point)) for point in points]
         known = [row for row in mine if row is not None]
-        line = [f"**{code}**" if known[0].ours else code]
+        line = [_bold(known[0])]
         line += ["" if row is None else number(row.microseconds) for row in mine]
         if scaling:
             line.append(number(known[0].microseconds / known[-1].microseconds))

@@ -104,10 +104,10 @@ def atoms_of(structure: Structure) -> Any:
     return Atoms(**{key: structure[key] for key in keys})
 
 
-def ase_call(calculator: Any, structure: Structure, stress: bool = True) -> Callable[[np.ndarray], object]:
-    """Everything that an ASE calculator does for new positions: neighbour list, energy, forces, and stress if periodic."""
+def ase_call(calculator: Any, structure: Structure) -> Callable[[np.ndarray], object]:
+    """All that an ASE calculator does for new positions: neighbour list, energy, forces, and stress if periodic."""
     atoms = atoms_of(structure)
-    properties = ["energy", "forces", *(["stress"] if stress and all(structure["pbc"]) else [])]
+    properties = ["energy", "forces", *(["stress"] if all(structure["pbc"]) else [])]
 
     def call(positions: np.ndarray) -> None:
         atoms.positions[:] = positions

@@ -1,4 +1,4 @@
-"""ML-PACE (Y. Lysogorskiy et al., doi:10.1038/s41524-021-00559-9) by python-ace, recursive evaluator, random weights."""
+"""ML-PACE (Y. Lysogorskiy et al., doi:10.1038/s41524-021-00559-9) by python-ace, recursive evaluator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import protocol
 
 
 def prepare(task: dict[str, Any], structures: list[protocol.Structure]) -> protocol.Prepared:
-    """``settings``: ``functions`` per element; the largest radial indices and degrees by order are those of pacemaker's example."""
+    """``settings``: ``functions`` per element, whose indices are limited about as in pacemaker's examples."""
     from pyace import ACEBBasisSet, PyACECalculator, create_multispecies_basis_config
 
     configuration = create_multispecies_basis_config(
