@@ -136,7 +136,7 @@ PIMD = (
         Code(f"model water, {way}", "i-PI", "mixed", BEADS, {"way": way}, ours=True)
         for way in ("ffdirect, one call", "ffdirect, a call for each bead", "socket, one call")
     ),
-    Code("mace-torch 128x0e, ffdirect", "i-PI", "float32", BEADS, {"way": "mace-torch"}),
+    Code("mace-torch 128x0e, ffdirect", "i-PI", "float32", BEADS, {"way": "mace-torch"}, slow=True),
 )
 RSS = tuple(
     Code(f"pair_style {style}", "memory", "mixed", "liquid silicon, 3,000 K", {"style": style}, ours=True)

@@ -68,7 +68,7 @@ class Code:
         ours: whether it is Tesseral.
         elements: that it is made for, or None for all.
         most_atoms: in larger systems it is not run, for time or memory.
-        rounds: at most so many; 1 for what takes minutes to start.
+        slow: takes minutes to start or run; it gets one round, and none in a quick comparison.
         cutoff: in Å, if it does not follow that of the case.
     """
 
@@ -80,7 +80,7 @@ class Code:
     ours: bool = False
     elements: frozenset[str] | None = None
     most_atoms: int = 100_000
-    rounds: int = 100
+    slow: bool = False
     cutoff: float | None = None
 
 
@@ -99,11 +99,16 @@ def _own_in_lammps(model: str, precision: str = "mixed") -> Code:
     return Code(f"{model} in LAMMPS, {precision}", "LAMMPS", precision, STEP, settings, ours=True)
 
 
-def _mace(hidden: str, precision: str, most_atoms: int, layers: int = 2, **more: Any) -> Code:
-    settings = {"hidden": hidden, "layers": layers, "compile": "compiled" in more}
-    words = [f"mace-torch {hidden}", *(["one layer"] if layers == 1 else []), *more, precision]
-    rounds = 1 if "compiled" in more else 100
-    return Code(", ".join(words), "mace-torch", precision, CALL, settings, most_atoms=most_atoms, rounds=rounds)
+def _mace(hidden: str, precision: str, most_atoms: int, layers: int = 2, compiled: bool = False) -> Code:
+    settings = {"hidden": hidden, "layers": layers, "compile": compiled}
+    words = [f"mace-torch {hidden}", "one layer" if layers == 1 else "", "compiled" if compiled else "", precision]
+    name = ", ".join(word for word in words if word)
+    return Code(name, "mace-torch", precision, CALL, settings, most_atoms=most_atoms, slow=compiled)
+
+
+def _nequip(name: str, peer: str, compiled: bool = False, **settings: Any) -> Code:
+    words = f"{name}, compiled" if compiled else name
+    return Code(words, peer, "float32", CALL, {"compile": compiled, **settings}, most_atoms=2_000, slow=compiled)
 
 
 LOCAL, LAYERED = "local-medium", "layered-medium"
@@ -135,13 +140,11 @@ LAMMPS_PEERS = (
 )
 NEP = Code("NEP4 (calorine)", "calorine", "float64")
 PACE = Code("ML-PACE, 500 functions (python-ace)", "python-ace", "float64", settings={"functions": 500})
-NEQUIP = Code("NequIP preset S", "nequip", "float32", settings={"preset": "S"}, most_atoms=2_000)
-ALLEGRO = Code(
-    "Allegro, 1 layer, l 2, 32 tensors",
-    "allegro",
-    "float32",
-    settings={"allegro": {"l_max": 2, "num_layers": 1, "num_scalar_features": 64, "num_tensor_features": 32}},
-    most_atoms=2_000,
+SMALL_ALLEGRO = {"l_max": 2, "num_layers": 1, "num_scalar_features": 64, "num_tensor_features": 32}
+NEQUIP, NEQUIP_COMPILED = (_nequip("NequIP preset S", "nequip", compiled, preset="S") for compiled in (False, True))
+ALLEGRO, ALLEGRO_COMPILED = (
+    _nequip("Allegro, 1 layer, l 2, 32 tensors", "allegro", compiled, allegro=SMALL_ALLEGRO)
+    for compiled in (False, True)
 )
 MACE_SMALL = _mace("32x0e", "float32", 2_000)
 MACE = _mace("128x0e", "float32", 1_600)
@@ -155,7 +158,9 @@ PYTHON_PEERS = (
     _mace("128x0e", "float64", 300),
     _mace("128x0e+128x1o", "float32", 300),
     NEQUIP,
+    NEQUIP_COMPILED,
     ALLEGRO,
+    ALLEGRO_COMPILED,
     Code("SevenNet, default shape", "sevenn", "float32", most_atoms=2_000),
     Code("DeePMD se_e2_a, float32", "deepmd", "float32", most_atoms=2_000),
     Code("DeePMD se_e2_a, float64", "deepmd", "float64", most_atoms=2_000),

@@ -46,10 +46,10 @@ def plan(cases: Sequence[Case], quick: bool) -> Iterator[Measurement]:
     """Everything in the order in which it is measured: within a round all codes take turns."""
     for case in cases:
         for point in case.points(quick):
-            codes = [code for code in case.codes if point.takes(code)]
+            codes = [code for code in case.codes if point.takes(code) and not (quick and code.slow)]
             for turn in range(1 if quick else case.rounds):
                 for code in codes:
-                    if turn < code.rounds:
+                    if turn == 0 or not code.slow:
                         yield Measurement(case, point, code, turn)
 
 
