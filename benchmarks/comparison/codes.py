@@ -12,8 +12,8 @@ from tesseral.models.presets import PRESETS
 WORKERS = Path(__file__).parent / "workers"
 
 #: what a figure includes
-CALL = "whole ASE call: new neighbour list, energy, forces, stress"
-SKIN = "ASE call with a skin of 1 Å, list kept"
+CALL = "whole ASE call: new neighbour list, energy, forces, stress if periodic"
+SKIN = "ASE call with a skin of 1 Å: list kept, as in dynamics"
 ENGINE = "list given; energy, forces, virials"
 STEP = "LAMMPS step: list kept, energy, forces"
 TRAINING = "optimisation step: loss of energies, forces, stresses, gradient, update"

@@ -9,10 +9,11 @@ from typing import Any
 from tesseral.benchmarks.comparison.cases import Case
 from tesseral.benchmarks.comparison.session import Record
 from tesseral.benchmarks.comparison.summary import Row, memory_per_atom, rows
+from tesseral.benchmarks.comparison.tables import number
 
 #: of what is ours, and of others
 OURS, OTHERS = "#c0392b", "#7f8c8d"
-MARKERS = "os^vDPX*<>"
+MARKERS = "os^vDPX*<>h"
 
 
 def draw(case: Case, records: Sequence[Record], folder: Path) -> list[Path]:
@@ -56,13 +57,13 @@ def _bars(bars: Sequence[tuple[str, float, bool]], unit: str, title: str, path: 
     from matplotlib import pyplot
 
     ordered = sorted(bars, key=lambda bar: bar[1], reverse=unit != "steps/s")
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.28 * len(ordered)))
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.26 * len(ordered)))
     colors = [OURS if ours else OTHERS for _, _, ours in ordered]
     axes.barh([name for name, _, _ in ordered], [value for _, value, _ in ordered], color=colors)
     for index, (_, value, _) in enumerate(ordered):
-        axes.annotate(f" {value:.3g}", (value, index), va="center", fontsize=7)
+        axes.annotate(f" {number(value)}", (value, index), va="center", fontsize=7)
     axes.set_xscale("log")
-    axes.margins(x=0.1)
+    axes.margins(x=0.12, y=0.01)
     axes.set_xlabel(unit)
     axes.set_title(f"{title} (red: Tesseral)", fontsize=10)
     axes.tick_params(axis="y", labelsize=8)
@@ -70,22 +71,31 @@ def _bars(bars: Sequence[tuple[str, float, bool]], unit: str, title: str, path: 
 
 
 def _curves(case: Case, table: Sequence[Row], path: Path) -> Path:
-    """Times of all codes on logarithmic axes; neighbours on a plain one."""
+    """Times of all codes on logarithmic axes, neighbours on a plain one; for threads and ranks the factor gained."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
+    scaling = case.name in ("threads", "ranks")
+    ticks: set[float] = set()
     for index, code in enumerate(dict.fromkeys(row.code for row in table)):
         mine = [row for row in table if row.code == code]
         x = [row.n_neighbors if case.name == "neighbors" else row.x for row in mine]
-        style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "linestyle": "-" if mine[0].ours else "--"}
-        if mine[0].ours:
-            style["linewidth"] = 2.5
-        axes.plot(x, [row.microseconds for row in mine], label=code, **style)
-    axes.set_yscale("log")
-    if case.name != "neighbors":
+        y = [mine[0].microseconds / row.microseconds if scaling else row.microseconds for row in mine]
+        style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "color": f"C{index % 10}"}
+        style |= {"linestyle": "-", "linewidth": 2.5} if mine[0].ours else {"linestyle": "--"}
+        axes.plot(x, y, label=code, **style)
+        ticks.update(x)
+    if scaling:
+        axes.plot(sorted(ticks), sorted(ticks), color="black", linestyle=":", label="ideal")
+    else:
+        axes.set_yscale("log")
+    if case.name == "size":
         axes.set_xscale("log")
+    if case.name != "neighbors":
+        axes.set_xticks(sorted(ticks), [f"{tick:,.0f}" for tick in sorted(ticks)])
+        axes.minorticks_off()
     axes.set_xlabel(case.axis)
-    axes.set_ylabel("µs/atom")
+    axes.set_ylabel("times as fast" if scaling else "µs/atom")
     axes.set_title(f"{case.title} (solid: Tesseral)", fontsize=10)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)

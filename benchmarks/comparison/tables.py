@@ -14,7 +14,8 @@ from tesseral.benchmarks.comparison.summary import Row, memory_per_atom, not_run
 INTRODUCTION = """Random weights or coefficients of published size: speed does not depend on training. Every figure is
 of a process of its own; within a round all codes take turns, times are medians over the calls of a round and then over
 the rounds, factors are medians of the ratios within a round. Positions move by up to 0.001 Å before each call of a
-calculator; in LAMMPS atoms are held. glibc's malloc is told neither to map nor to trim, which helps PyTorch most.
+calculator; in LAMMPS atoms are held. glibc's malloc is told neither to map nor to trim, which helps PyTorch most. MB is
+the most that the process has held, imports included (LAMMPS: at the end of the run).
 """
 
 

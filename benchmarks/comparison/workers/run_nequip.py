@@ -48,7 +48,7 @@ def prepare(task: dict[str, Any], structures: list[protocol.Structure]) -> proto
 
 
 def _compiled(model: Any, transforms: list[Any], atoms: Any) -> Any:
-    """The calculator of the model as the program nequip-compile writes it, which is given this one instead of a file."""
+    """The calculator of the model as nequip-compile writes it, which is given this one instead of a file."""
     from nequip.data import from_ase
     from nequip.integrations.ase import NequIPCalculator
     from nequip.scripts import compile as program
