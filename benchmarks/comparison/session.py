@@ -54,11 +54,10 @@ def plan(cases: Sequence[Case], quick: bool) -> Iterator[Measurement]:
 
 
 class Results:
-    """The file of results of a folder.
+    """The file of results of a folder; of two lines for the same measurement the later one counts.
 
     Attributes:
         machine: the first line.
-        records: the others.
     """
 
     def __init__(self, folder: Path, quick: bool, again: Sequence[str] = ()) -> None:
@@ -76,15 +75,17 @@ class Results:
         self.path = folder / RESULTS
         folder.mkdir(parents=True, exist_ok=True)
         self.machine = _machine(quick)
-        self.records: list[Record] = []
-        if self.path.exists():
-            self._read()
-        self.records = [r for r in self.records if "seconds" in r or "resident_mb" in r]  # try again what did not run
-        self.records = [record for record in self.records if record["case"] not in again]
+        found = self._read() if self.path.exists() else []
+        self._records = {_key(record): record for record in found if record["case"] not in again}
         lines = [json.dumps(entry, ensure_ascii=False) for entry in (self.machine, *self.records)]
         write_atomically(self.path, ("\n".join(lines) + "\n").encode())
 
-    def _read(self) -> None:
+    @property
+    def records(self) -> list[Record]:
+        """One for each measurement, also for those that did not run."""
+        return list(self._records.values())
+
+    def _read(self) -> list[Record]:
         entries = []
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
@@ -99,22 +100,20 @@ class Results:
             raise ValueError(f"{self.path} holds a {kind} comparison, this is a {other} one: choose another --out")
         if found["processor"] != self.machine["processor"]:
             raise ValueError(f"{self.path} is of another machine ({found['processor']}): choose another --out")
-        self.records = entries[1:]
+        return entries[1:]
 
-    def keys(self) -> set[tuple[str, str, str, int]]:
-        """Of the measurements that are there."""
-        return {(r["case"], r["point"], r["code"], r["round"]) for r in self.records}
+    def has(self, measurement: Measurement) -> bool:
+        """Whether its figures are there; what did not run is tried again."""
+        return _has_figures(self._records.get(measurement.key, {}))
 
     def add(self, record: Record) -> None:
         """Keep a record, in the file too."""
-        self.records.append(record)
+        self._records[_key(record)] = record
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def run(
-    measurements: Sequence[Measurement], results: Results, bench: Bench, advance: Callable[[str], object]
-) -> list[Record]:
+def run(measurements: Sequence[Measurement], results: Results, bench: Bench, advance: Callable[[str], object]) -> None:
     """Measure what the results lack.
 
     Args:
@@ -122,20 +121,16 @@ def run(
         results: that are there; each new one is added.
         bench: that measures.
         advance: told before each what comes next, and at the end an empty text.
-
-    Returns:
-        All records of these measurements, in their order.
     """
-    done = results.keys()
     given_up: dict[tuple[str, str, str], dict[str, Any]] = {}
     for measurement in measurements:
         case, point, code = measurement.case, measurement.point, measurement.code
         advance(f"{case.name}: {point.name}: {code.name}")
-        if measurement.key in done:
+        if results.has(measurement):
             continue
         place = measurement.key[:3]
         found = given_up.get(place) or bench.measure(code, point)
-        if "seconds" not in found and "resident_mb" not in found:
+        if not _has_figures(found):
             given_up[place] = found  # the next rounds would end in the same way
         results.add(
             {
@@ -156,9 +151,14 @@ def run(
             }
         )
     advance("")
-    order = {measurement.key: index for index, measurement in enumerate(measurements)}
-    wanted = [r for r in results.records if (r["case"], r["point"], r["code"], r["round"]) in order]
-    return sorted(wanted, key=lambda r: order[(r["case"], r["point"], r["code"], r["round"])])
+
+
+def _key(record: Record) -> tuple[str, str, str, int]:
+    return (record["case"], record["point"], record["code"], record["round"])
+
+
+def _has_figures(record: Record) -> bool:
+    return "seconds" in record or "resident_mb" in record
 
 
 def _machine(quick: bool) -> dict[str, Any]:

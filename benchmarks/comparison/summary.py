@@ -54,6 +54,9 @@ class Row:
 def rows(case: Case, records: Iterable[Record]) -> list[Row]:
     """One for each code on each system that has figures, in the order of the points and codes."""
     timed = [record for record in records if record["case"] == case.name and "seconds" in record]
+    order = {code.name: index for index, code in enumerate(case.codes)}
+    timed = [record for record in timed if record["code"] in order]
+    timed.sort(key=lambda record: (record["x"], order[record["code"]]))
     places = dict.fromkeys((record["point"], record["code"]) for record in timed)
     return [_row(case, timed, point, code) for point, code in places]
 
