@@ -34,7 +34,7 @@ def prepare(task: dict[str, Any], structures: list[protocol.Structure]) -> proto
             },
             "functions": {
                 "number_of_functions_per_element": task["settings"]["functions"],
-                "ALL": {"nradmax_by_orders": [15, 6, 4, 3, 2], "lmax_by_orders": [0, 5, 4, 3, 2]},
+                "ALL": {"nradmax_by_orders": [15, 6, 4, 3, 2], "lmax_by_orders": [0, 4, 3, 2, 1]},
             },
         }
     )
