@@ -128,6 +128,7 @@ CURVES = (
     *(code for code in codes.LAMMPS_PEERS if code.name != "LAMMPS snap 6"),
     codes.NEP,
     codes.PACE,
+    codes.PACE_EVALUATOR,
     codes.MACE,
 )
 #: UF3's three-body terms do not follow the cutoff, nor does Stillinger-Weber's anything

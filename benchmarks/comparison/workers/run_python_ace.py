@@ -9,7 +9,8 @@ import protocol
 
 
 def prepare(task: dict[str, Any], structures: list[protocol.Structure]) -> protocol.Prepared:
-    """``settings``: ``functions`` per element, whose indices are limited about as in pacemaker's examples."""
+    """``settings``: ``functions`` per element, whose indices are limited about as in pacemaker's examples, and
+    ``list_given``: whether the evaluator alone is timed, on the same positions each time."""
     from pyace import ACEBBasisSet, PyACECalculator, create_multispecies_basis_config
 
     configuration = create_multispecies_basis_config(
@@ -43,6 +44,11 @@ def prepare(task: dict[str, Any], structures: list[protocol.Structure]) -> proto
     counts = [len(one) + len(more) for one, more in zip(basis.basis_rank1, basis.basis, strict=True)]  # of each element
     calculator = PyACECalculator(basis.to_ACECTildeBasisSet(), recursive_evaluator=True, recursive=True)
     call = protocol.ase_call(calculator, structures[0])
+    if task["settings"]["list_given"]:
+        environment = calculator.get_atomic_env(protocol.atoms_of(structures[0]))
+        return protocol.Prepared(
+            lambda positions: calculator.ace.compute(environment, compute_projections=False), ("python-ace",)
+        )
     return protocol.Prepared(call, ("python-ace",), {"functions": counts})
 
 
