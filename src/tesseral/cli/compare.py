@@ -42,7 +42,7 @@ def compare(
     bench = Bench(interpreters, quick)
     try:
         with _progress() as progress:
-            task = progress.add_task("", total=len(measurements) + 1, completed=-1)
+            task = progress.add_task("", total=len(measurements), completed=-1)
             run(measurements, results, bench, lambda text: progress.update(task, advance=1, description=text))
     finally:
         bench.close()
