@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -17,40 +16,11 @@ from typing import Any, cast
 import numpy as np
 from ase import Atoms
 
+from tesseral.benchmarks.comparison.workers.mace_model import build_model
 from tesseral.benchmarks.systems import CUTOFF, rattled_silicon
 from tesseral.benchmarks.timing import median_seconds, peak_megabytes
 
-HIDDEN, N_RADIAL, L_MAX, CORRELATION, LAYERS = "128x0e", 8, 3, 3, 2
 MOVE = 1e-3  # Å, by which positions change before each call
-
-
-def build_model(atomic_numbers: Sequence[int]) -> Any:
-    """The model for these elements, in torch's default precision, random weights."""
-    import torch
-    from e3nn import o3
-    from mace import modules
-
-    torch.manual_seed(0)
-    interaction = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-    return modules.ScaleShiftMACE(
-        r_max=CUTOFF,
-        num_bessel=N_RADIAL,
-        num_polynomial_cutoff=5,
-        max_ell=L_MAX,
-        interaction_cls=interaction,
-        interaction_cls_first=interaction,
-        num_interactions=LAYERS,
-        num_elements=len(atomic_numbers),
-        hidden_irreps=o3.Irreps(HIDDEN),
-        MLP_irreps=o3.Irreps("16x0e"),
-        gate=torch.nn.functional.silu,
-        atomic_energies=np.zeros(len(atomic_numbers)),
-        avg_num_neighbors=28.0,
-        atomic_numbers=list(atomic_numbers),
-        correlation=CORRELATION,
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
-    )
 
 
 def measure(model: Any, atoms: Atoms, options: argparse.Namespace) -> dict[str, Any]:
@@ -113,12 +83,12 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of the other package
     torch.set_default_dtype(getattr(torch, options.dtype))
     if options.write:
-        torch.save(build_model(sorted(options.elements)), options.write)
+        torch.save(build_model(sorted(options.elements), CUTOFF), options.write)
         return
     if options.model:
         model = torch.load(Path(options.model), map_location="cpu", weights_only=False)
     else:
-        model = build_model([14])
+        model = build_model([14], CUTOFF)
     atoms = cast(Atoms, read(options.structure)) if options.structure else rattled_silicon(options.cells)
     print(json.dumps(measure(model, atoms, options)))
 

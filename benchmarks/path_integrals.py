@@ -140,6 +140,12 @@ def steps_timed(output: str) -> list[float]:
     return [float(x) for x in re.findall(r"Average timings at MD step +\d+\. t/step: (\S+)", output)]
 
 
+def seconds_per_step(way: str, steps: int) -> float:
+    """Median time of a step in one run in one of WAYS."""
+    connection, one_call = WAYS[way]
+    return _seconds_per_step(_water(), connection, N_BEADS if one_call else 1, steps)
+
+
 def _water() -> Atoms:
     """64 molecules, 0.997 g/cm^3."""
     return water_box(4, 0.997, np.random.default_rng(0))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.data import atomic_numbers
 
 CUTOFF = 5.0  # Å; 28 neighbours in silicon
 #: the size of the shipped silicon model; its speed does not depend on its weights
@@ -47,9 +48,8 @@ def water_box(side: int, density: float, generator: np.random.Generator) -> Atom
     return atoms
 
 
-@contextmanager
-def random_model_file(layers: int = 1, **sizes: Any) -> Iterator[Path]:
-    """A model file of silicon size, or with other sizes, with random weights, deleted afterwards."""
+def write_random_model(path: Path, layers: int = 1, **sizes: Any) -> None:
+    """Write a model file of silicon size, or with other sizes (for other species too), with random weights."""
     import torch
 
     from tesseral.models.file import save_model
@@ -57,19 +57,27 @@ def random_model_file(layers: int = 1, **sizes: Any) -> Iterator[Path]:
     from tesseral.models.local import LocalModel
 
     arguments = {**SILICON_SIZE, **sizes}
+    species = arguments["species"]
+    arguments["e0"] = dict.fromkeys(species, 0.0)
     model = LocalModel(**arguments) if layers == 1 else LayeredModel(n_layers=layers, **arguments)
     metadata = {
         "name": "random",
         "model_type": "local" if layers == 1 else "layered",
-        "species": ["Si"],
-        "atomic_numbers": [14],
-        "cutoff": CUTOFF,
+        "species": species,
+        "atomic_numbers": [atomic_numbers[symbol] for symbol in species],
+        "cutoff": arguments["cutoff"],
         "n_layers": layers,
         "architecture": model.architecture(),
         "units": {"energy": "eV", "length": "Å", "stress": "eV/Å^3"},
-        "e0": {"Si": 0.0},
+        "e0": arguments["e0"],
     }
+    save_model(path, torch.jit.script(model), metadata, model.native_parameters())
+
+
+@contextmanager
+def random_model_file(layers: int = 1, **sizes: Any) -> Iterator[Path]:
+    """The file of :func:`write_random_model`, deleted afterwards."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "random.pt"
-        save_model(path, torch.jit.script(model), metadata, model.native_parameters())
+        write_random_model(path, layers, **sizes)
         yield path

@@ -43,7 +43,7 @@ def measure_training(structures: int = 4, cells: int = 2, repeats: int = 7) -> d
         n_structures, n_atoms, and in us/atom per step ``compiled`` and ``reference``; ``ratio`` of the two;
         ``layered``, of the compiled model with two layers.
     """
-    batch = _batch(_silicon(structures, cells))
+    batch = labelled_batch(labelled_silicon(structures, cells))
     n_atoms = int(batch.n_atoms.sum())
     result: dict[str, Any] = {"n_structures": structures, "n_atoms": n_atoms}
     threads = torch.get_num_threads()
@@ -53,7 +53,7 @@ def measure_training(structures: int = 4, cells: int = 2, repeats: int = 7) -> d
         for name, kind in kinds.items():
             model = kind(**SILICON_SIZE).to(torch.float32)
             model.normalise(batch.vectors, batch.centers, batch.neighbors, batch.species)
-            result[name] = 1e6 * median_seconds(_Step(model, batch, 1.0), repeats) / n_atoms
+            result[name] = 1e6 * median_seconds(OptimisationStep(model, batch, 1.0), repeats) / n_atoms
     finally:
         torch.set_num_threads(threads)
     result["ratio"] = result["reference"] / result["compiled"]
@@ -82,7 +82,7 @@ def measure_beside_mace(structures: int = 4, cells: int = 2, rounds: int = 3) ->
         return {"skipped": reason}
     generator, side = np.random.default_rng(0), cells + 1
     systems = {
-        "silicon": _silicon(structures, cells),
+        "silicon": labelled_silicon(structures, cells),
         "water": _labelled([water_box(side, 1.0, generator) for _ in range(structures)]),
     }
     result: dict[str, Any] = {"cases": []}
@@ -111,12 +111,12 @@ def _measure_system(
         raise ImportError(reason)
     ase.io.write(data, structures, format="extxyz")
     species = [ase.data.chemical_symbols[number] for number in numbers]
-    batch = _batch(structures, species)
+    batch = labelled_batch(structures, species)
     size = {**SILICON_SIZE, "channels": 128, "species": species, "e0": dict.fromkeys(species, 0.0)}
     layered = LayeredModel(**size, message_mixing=True).to(torch.float32)
     layered.normalise(batch.vectors, batch.centers, batch.neighbors, batch.species)
     imported = import_mace(source, trust_pickle=True)[0].to(torch.float32)
-    own = {"layered": _Step(layered, batch), "imported": _Step(imported, batch)}
+    own = {"layered": OptimisationStep(layered, batch), "imported": OptimisationStep(imported, batch)}
     n_atoms = int(batch.n_atoms.sum())
     seconds: dict[int, dict[str, list[float]]] = {n: {"layered": [], "imported": [], "mace_torch": []} for n in THREADS}
     with MaceSteps(source, data) as mace:
@@ -138,7 +138,7 @@ def _measure_system(
     return cases
 
 
-class _Step:
+class OptimisationStep:
     """One optimisation step as the training makes it."""
 
     def __init__(self, model: EnergyModel, batch: Batch, stress_weight: float = 0.0) -> None:
@@ -153,7 +153,7 @@ class _Step:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def _turn(step: _Step) -> float:
+def _turn(step: OptimisationStep) -> float:
     """Seconds of a step, after one that is not timed."""
     step()
     started = time.perf_counter()
@@ -161,7 +161,8 @@ def _turn(step: _Step) -> float:
     return time.perf_counter() - started
 
 
-def _silicon(structures: int, cells: int) -> list[Atoms]:
+def labelled_silicon(structures: int, cells: int) -> list[Atoms]:
+    """Rattled silicon with random labels of the usual size."""
     return _labelled([rattled_silicon(cells, seed=seed) for seed in range(structures)])
 
 
@@ -175,7 +176,8 @@ def _labelled(structures: list[Atoms]) -> list[Atoms]:
     return structures
 
 
-def _batch(structures: list[Atoms], species: Sequence[str] = ("Si",)) -> Batch:
+def labelled_batch(structures: list[Atoms], species: Sequence[str] = ("Si",)) -> Batch:
+    """The batch of labelled structures, in float32."""
     frames = frames_from_atoms(structures)
     baseline = np.full(len(species), -5.0)
     return collate([build_structure(frame, species, CUTOFF, baseline, torch.float32) for frame in frames])

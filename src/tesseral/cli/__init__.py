@@ -30,6 +30,7 @@ COMMANDS = {
     ),
     "ipi-driver": ("tesseral.cli.ipi_driver", "ipi_driver", "Where the driver for i-PI is."),
     "bench": ("tesseral.cli.bench", "bench", "Speed on this machine, beside other codes where installed."),
+    "compare": ("tesseral.cli.compare", "compare", "Everything beside every other code: tables and pictures."),
 }
 #: errors that are the user's to mend: one line without a traceback
 USER_ERRORS = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
