@@ -57,7 +57,7 @@ def _training(task: dict[str, Any], structures: list[protocol.Structure]) -> pro
     batch = labelled_batch(labelled)
     model = model.to(getattr(torch, task["precision"]))
     model.normalise(batch.vectors, batch.centers, batch.neighbors, batch.species)
-    step = OptimisationStep(model, batch)
+    step = OptimisationStep(model, batch, stress_weight=1.0)
     return protocol.Prepared(lambda positions: step(), ("tesseral", "torch"), {"optimizer": "SOAP"})
 
 
