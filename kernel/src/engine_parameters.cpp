@@ -170,18 +170,7 @@ EngineParameters<T> read(const ModelFile& file) {
   const Array& mixing = file.parameter("mixing", {n_species, l_max + 1, p.n_inputs, -1});
   p.n_channels = static_cast<int>(mixing.shape[3]);
   p.channel_row = padded_row(p.n_channels);
-  p.input_row = padded_row(p.n_inputs);
   p.mixing = pad_rows<T>(mixing.values, p.n_channels, p.channel_row);
-  // [.., n_inputs, K] to [.., K, n_inputs], then K padded with zero rows
-  const AlignedVector<T> transposed =
-      pad_rows<T>(transpose_blocks(mixing.values, p.n_inputs, p.n_channels), p.n_inputs, p.input_row);
-  const auto block = static_cast<std::size_t>(p.n_channels * p.input_row);
-  for (std::size_t at = 0; at < transposed.size(); at += block) {
-    p.mixing_transposed.insert(p.mixing_transposed.end(), transposed.begin() + static_cast<std::ptrdiff_t>(at),
-                               transposed.begin() + static_cast<std::ptrdiff_t>(at + block));
-    p.mixing_transposed.resize(p.mixing_transposed.size() +
-                               static_cast<std::size_t>((p.channel_row - p.n_channels) * p.input_row));
-  }
   if (type == "local") {
     const Array& features = file.parameter("features", {p.n_channels, -1});
     p.layers.emplace_back();

@@ -21,13 +21,11 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
   harmonics.resize(edges * harmonic_row);
   by_edge.resize(edges * (harmonic_row + row_padding));
   radial.resize(static_cast<std::size_t>(p.density.radial.n_radial) * edges);
-  dphi_rows.resize(static_cast<std::size_t>(p.density.radial.n_radial) * harmonic_row);
+  dphi.resize(static_cast<std::size_t>(p.density.radial.n_radial) * harmonic_row);
   species.resize(edges);
   neighbors.resize(edges);
   tables.resize(edges);
   of_block(phi, static_cast<std::size_t>(p.n_inputs) * harmonic_row);
-  of_block(dphi, harmonic_row * static_cast<std::size_t>(p.input_row));
-  dphi.resize(dphi.size() + row_padding);  // the last columns of a species are loaded as whole packs
   of_block(A, static_cast<std::size_t>(p.n_harmonics()) * channel_row);
   dA.resize(A.size());
   std::size_t outputs = 1;

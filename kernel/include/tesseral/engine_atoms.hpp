@@ -124,10 +124,9 @@ struct EngineParameters {
   DensityOptions<T> density;
   LayerRadial<T> radial;  // of the density
   int l_max = 0, n_inputs = 0, n_channels = 0;
-  int message_l = 0;                   // degrees of the features that are handed on
-  int input_row = 0, channel_row = 0;  // padded n_inputs, n_channels
-  AlignedVector<T> mixing;             // [S, l_max+1, n_inputs, channel_row]
-  AlignedVector<T> mixing_transposed;  // [S, l_max+1, channel_row, input_row]
+  int message_l = 0;        // degrees of the features that are handed on
+  int channel_row = 0;      // padded n_channels
+  AlignedVector<T> mixing;  // [S, l_max+1, n_inputs, channel_row]
   // A of layer t is divided by 1 + sum_c normaliser[t, z, c] density[c, degree 0]: [layers, S, n_inputs], may be empty
   AlignedVector<T> normaliser;
   std::vector<EngineLayer<T>> layers;
@@ -181,8 +180,7 @@ struct EngineScratch {
   std::vector<int64_t> species_places;   // [S+1]
   AlignedVector<T> harmonics;            // [edges, padded LM]
   AlignedVector<T> phi;                  // [n, n_inputs, padded LM]
-  AlignedVector<T> dphi;                 // [n, padded LM, input_row]
-  AlignedVector<T> dphi_rows;            // [n_radial, padded LM] of one atom and species of neighbours
+  AlignedVector<T> dphi;                 // [n_radial, padded LM] of one atom and species of neighbours
   AlignedVector<T> A, dA;                // [n, LM, channel_row]
   AlignedVector<T> message, dmessage;    // [n, message outputs, channel_row], where they are mixed
   AlignedVector<T> radial, slopes;       // [n_radial, stride]

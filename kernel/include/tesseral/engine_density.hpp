@@ -43,17 +43,18 @@ class BlockDensity {
     for_each_species(edges, [&](int64_t species, Range run) {
       T* rows = phi + species * n_radial_ * harmonic_row_;
       int q = 0;
-      for (; q + 8 <= n_radial_; q += 8) set_rows<8>(q, run, rows);
-      for (; q + 4 <= n_radial_; q += 4) set_rows<4>(q, run, rows);
-      for (; q < n_radial_; ++q) set_rows<1>(q, run, rows);
+      for (; q + 8 <= n_radial_; q += 8) sum_edges<8>(q, run, rows);
+      for (; q + 4 <= n_radial_; q += 4) sum_edges<4>(q, run, rows);
+      for (; q < n_radial_; ++q) sum_edges<1>(q, run, rows);
     });
   }
 
-  /// From the gradient by the density, dphi [LM, input_row], to those by the harmonics and the distances of some edges,
-  /// those of one center. Rows of dphi beyond LM, up to a pack, are zero.
-  void gradient(Range edges, const T* dphi) {
+  /// From the gradient by the density, dphi, to those by the harmonics and the distances of some edges, those of one center;
+  /// set_rows(species, rows) sets the rows [n_radial, harmonic_row] of dphi of a species of neighbours.
+  template <class SetRows>
+  void gradient(Range edges, SetRows set_rows) {
     for_each_species(edges, [&](int64_t species, Range run) {
-      set_rows_of_gradient(dphi + species * n_radial_);
+      set_rows(species, work_.dphi.data());
       int64_t e = run.begin;
       for (; e + 4 <= run.end; e += 4) edge_gradients<4>(e);
       for (; e < run.end; ++e) edge_gradients<1>(e);
@@ -69,7 +70,7 @@ class BlockDensity {
         transpose<T>(by_harmonics + block);
       }
       for (int lane = 0; lane < lanes<T>; ++lane) by_distance[lane] = load(entries_of(first + lane) + harmonic_row_);
-      set_gradients(p_, work_, first, by_harmonics, fold_all<T>(by_distance, lanes<T>));
+      set_gradients(p_, work_, first, by_harmonics, fold_all<T>(by_distance));
     }
   }
 
@@ -96,7 +97,7 @@ class BlockDensity {
 
   /// Q rows from q on: sums over the edges of R_q Y.
   template <int Q>
-  void set_rows(int q, Range edges, T* rows) const {
+  void sum_edges(int q, Range edges, T* rows) const {
     const T* R = work_.radial.data() + q * work_.stride;
     for (int block = 0; block < harmonic_row_; block += lanes<T>) {
       Pack<T> sums[Q] = {};
@@ -108,20 +109,6 @@ class BlockDensity {
     }
   }
 
-  /// The columns of dphi of one species as rows [n_radial, harmonic_row] in work_.dphi_rows.
-  void set_rows_of_gradient(const T* dphi) {
-    for (int block = 0; block < harmonic_row_; block += lanes<T>) {
-      for (int q = 0; q < n_radial_; q += lanes<T>) {
-        Pack<T> square[lanes<T>];
-        for (int lane = 0; lane < lanes<T>; ++lane) square[lane] = load(dphi + (block + lane) * p_.input_row + q);
-        transpose<T>(square);
-        for (int n = 0; n < lanes<T> && q + n < n_radial_; ++n) {
-          store(work_.dphi_rows.data() + (q + n) * harmonic_row_ + block, square[n]);
-        }
-      }
-    }
-  }
-
   /// Gradients of E edges from `first` on by their harmonics and distances.
   template <int E>
   void edge_gradients(int64_t first) {
@@ -130,7 +117,7 @@ class BlockDensity {
     for (int block = 0; block < harmonic_row_; block += lanes<T>) {
       Pack<T> angular[E] = {}, slope[E] = {};
       for (int q = 0; q < n_radial_; ++q) {
-        const Pack<T> row = load(work_.dphi_rows.data() + q * harmonic_row_ + block);
+        const Pack<T> row = load(work_.dphi.data() + q * harmonic_row_ + block);
         TESSERAL_UNROLL for (int e = 0; e < E; ++e) {
           angular[e] += R[q * work_.stride + e] * row;
           slope[e] += dR[q * work_.stride + e] * row;

@@ -121,7 +121,7 @@ class BlockEdges {
 
   /// F_i += g_ij, F_j -= g_ij; the virial r_ij (x) g_ij goes to i, and once more to j.
   void add_forces(int64_t i, Range edges) {
-    Pack<Sum> sums[n_sums] = {};  // force, then virial
+    Pack<Sum> sums[padded<Sum>(n_sums)] = {};  // force, then virial
     for (int64_t first = edges.begin; first < edges.end; first += lanes<T>) add_to_sums(first, count_of(first, edges), sums);
     const T *gx = work_.gradient(0), *gy = work_.gradient(1), *gz = work_.gradient(2);
     for (int64_t e = edges.begin; e < edges.end; ++e) {
@@ -131,9 +131,7 @@ class BlockEdges {
       force[2] -= static_cast<Sum>(gz[e]);
     }
     Sum totals[padded<Sum>(n_sums)];
-    for (int n = 0; n < n_sums; n += lanes<Sum>) {
-      store(totals + n, fold_all<Sum>(sums + n, std::min(n_sums - n, lanes<Sum>)));
-    }
+    for (int n = 0; n < n_sums; n += lanes<Sum>) store(totals + n, fold_all<Sum>(sums + n));
     for (int axis = 0; axis < 3; ++axis) sums_.forces[3 * i + axis] += totals[axis];
     if (sums_.neighbor_virials) add_neighbor_virials(edges);
     if (!sums_.virials) return;

@@ -8,10 +8,9 @@
 // multiply R h.
 #pragma once
 
-#include <utility>
-
 #include "tesseral/operators.hpp"
 #include "tesseral/pack.hpp"
+#include "tesseral/rows.hpp"
 
 namespace tesseral::TESSERAL_ISA {
 
@@ -96,25 +95,6 @@ inline V load_weight(const Field<const Element<V>>& field, int64_t offset) {
 template <class V>
 inline void add_to(Element<V>* target, const V& amount) {
   store(target, load(target) + wanted_part(amount));
-}
-
-/// Sums of neighbouring halves of segments of S lanes: lanes of a, then of b.
-template <class T, int S, std::size_t... I>
-inline Pack<T> fold(const Pack<T>& a, const Pack<T>& b, std::index_sequence<I...>) {
-  return __builtin_shufflevector(a, b, (I / (S / 2) * S + I % (S / 2))...) +
-         __builtin_shufflevector(a, b, (I / (S / 2) * S + I % (S / 2) + S / 2)...);
-}
-/// Lane n of the result is the sum over the lanes of packs[n], n < count; uses up `packs`.
-template <class T, int S = lanes<T>>
-inline Pack<T> fold_all(Pack<T>* packs, int count) {
-  if constexpr (S == 1) {
-    return packs[0];
-  } else {
-    for (int n = 0; n < count; n += 2) {
-      packs[n / 2] = fold<T, S>(packs[n], n + 1 < count ? packs[n + 1] : Pack<T>{}, std::make_index_sequence<lanes<T>>());
-    }
-    return fold_all<T, S / 2>(packs, (count + 1) / 2);
-  }
 }
 
 /// Adds the sum over the lanes of packs[n] to lane `lane` of sums[n]; uses up `packs`.
@@ -234,7 +214,7 @@ inline void add_gradient_of_tile(const MessageWeights<V>& work, const MessageEdg
   const V* couplings = work.scratch;
   T* out = gradients.out;
   const int n_paths = static_cast<int>(table.path_rows.size()) - 1;
-  Pack<T> by_geometry[E][max_harmonics + max_radial];  // as in MessageGradients, channels in lanes
+  Pack<T> by_geometry[E][padded<T>(max_harmonics + max_radial)];  // as in MessageGradients, channels in lanes
   const int n_geometry = geometry_size<with_geometry>(work.shape);
   for (int e = 0; e < E; ++e) {
     for (int n = 0; n < n_geometry; ++n) by_geometry[e][n] = Pack<T>{};

@@ -54,6 +54,35 @@ inline void transpose(Dual<Pack<T>>* rows) {
   for (int n = 0; n < lanes<T>; ++n) rows[n] = {values[n], tangents[n]};
 }
 
+/// Sums of neighbouring halves of segments of S lanes: lanes of a, then of b.
+template <class T, int S, std::size_t... I>
+inline Pack<T> fold(const Pack<T>& a, const Pack<T>& b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, (I / (S / 2) * S + I % (S / 2))...) +
+         __builtin_shufflevector(a, b, (I / (S / 2) * S + I % (S / 2) + S / 2)...);
+}
+template <class T, int S, int count>
+inline Pack<T> fold_packs(Pack<T>* packs) {
+  if constexpr (S == 1) {
+    return packs[0];
+  } else {
+    TESSERAL_UNROLL for (int n = 0; n < count; n += 2) {
+      packs[n / 2] = fold<T, S>(packs[n], n + 1 < count ? packs[n + 1] : Pack<T>{}, std::make_index_sequence<lanes<T>>());
+    }
+    return fold_packs<T, S / 2, (count + 1) / 2>(packs);
+  }
+}
+/// Lane n of the result is the sum over the lanes of packs[n], n < lanes; uses up `packs`.
+template <class T>
+inline Pack<T> fold_all(Pack<T>* packs) {
+  return fold_packs<T, lanes<T>, lanes<T>>(packs);
+}
+/// The same for n < count; zero beyond.
+template <class T>
+inline Pack<T> fold_all(Pack<T>* packs, int count) {
+  for (int n = count; n < lanes<T>; ++n) packs[n] = Pack<T>{};
+  return fold_all<T>(packs);
+}
+
 /// Rows and packs of columns of a matrix product that fit into the registers.
 constexpr int tile_rows = 6;
 constexpr int tile_packs = TESSERAL_VECTOR_BYTES == 64 ? 4 : 2;

@@ -57,7 +57,7 @@ class BlockLoop {
         density_(parameters, scratch),
         readout_(parameters, scratch),
         row_(p_.channel_row),
-        sizes_{p_.l_max, p_.n_inputs, p_.input_row, padded<T>(p_.n_harmonics()), p_.channel_row} {
+        sizes_{p_.l_max, p_.n_inputs, padded<T>(p_.n_harmonics()), p_.channel_row} {
     if (layer_.message) messages_.emplace(parameters, *layer_.message, pass, scratch);
   }
 
@@ -142,7 +142,6 @@ class BlockLoop {
   T* dB_of(int a) const { return work_.dB.data() + a * layer_.product.n_outputs() * row_; }
   T* dfeatures_of(int a) const { return work_.dfeatures.data() + a * p_.feature_row(); }
   T* phi_of(int a) const { return work_.phi.data() + a * p_.n_inputs * sizes_.harmonic_stride; }
-  T* dphi_of(int a) const { return work_.dphi.data() + a * sizes_.harmonic_stride * p_.input_row; }
   T* message_of(int a) const { return work_.message.data() + a * layer_.message->n_outputs * row_; }
   T* dmessage_of(int a) const { return work_.dmessage.data() + a * layer_.message->n_outputs * row_; }
   Range edges_of(int a) const { return {first_[a], first_[a + 1]}; }
@@ -274,12 +273,13 @@ class BlockLoop {
     add_residual_gradient(dfeatures, row);
   }
 
+  const T* mixing_weights() const { return p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_; }
+
   void set_A() {
     if (pass_.layer == 0) {
       density_.set_edges(first_[n_]);
       for (int a = 0; a < n_; ++a) density_.set(edges_of(a), phi_of(a));
-      const T* weights = p_.mixing.data() + species_ * (p_.l_max + 1) * p_.n_inputs * row_;
-      mix_atoms(sizes_, n_, work_.phi.data(), weights, work_.A.data());
+      mix_atoms(sizes_, n_, work_.phi.data(), mixing_weights(), work_.A.data());
     } else {
       const bool mixes = !layer_.message->mixing.empty();
       messages_->set_edges(first_[n_]);
@@ -355,12 +355,13 @@ class BlockLoop {
     normalise(a, dA_of(a));
   }
 
-  /// The gradients by the normalisers of all layers passed on to the density of degree 0.
-  void add_normaliser_gradients(int a) {
+  /// The gradients by the normalisers of all layers passed on to the density of degree 0 of a species of neighbours.
+  void add_normaliser_gradients(int a, int64_t neighbor, T* dphi) const {
+    const int n_radial = p_.density.radial.n_radial;
     for (int layer = 0; layer < p_.n_layers(); ++layer) {
-      const T* weights = p_.normaliser_of(layer, species_);
+      const T* weights = p_.normaliser_of(layer, species_) + neighbor * n_radial;
       const T adjoint = pass_.normaliser_adjoints[normaliser_at(layer, a)];
-      for (int c = 0; c < p_.n_inputs; ++c) dphi_of(a)[c] += adjoint * weights[c];
+      for (int q = 0; q < n_radial; ++q) dphi[q * sizes_.harmonic_stride] += adjoint * weights[q];
     }
   }
 
@@ -395,11 +396,12 @@ class BlockLoop {
   }
 
   void add_density_gradient() {
-    const int64_t matrix = species_ * (p_.l_max + 1) * static_cast<int64_t>(row_) * p_.input_row;
-    mix_input_gradient(sizes_, n_, work_.dA.data(), p_.mixing_transposed.data() + matrix, work_.dphi.data());
+    const int n_radial = p_.density.radial.n_radial;
     for (int a = 0; a < n_; ++a) {
-      if (!p_.normaliser.empty()) add_normaliser_gradients(a);
-      density_.gradient(edges_of(a), dphi_of(a));
+      density_.gradient(edges_of(a), [&](int64_t neighbor, T* dphi) {
+        mix_input_gradient(sizes_, dA_of(a), mixing_weights(), static_cast<int>(neighbor) * n_radial, n_radial, dphi);
+        if (!p_.normaliser.empty()) add_normaliser_gradients(a, neighbor, dphi);
+      });
     }
     density_.set_edge_gradients(first_[n_]);
   }

@@ -208,8 +208,7 @@ struct MixWorkspace {
   Scratch<T> phi, A;
 
   explicit MixWorkspace(const MixShape<T>& shape)
-      : sizes{shape.l_max, shape.n_inputs, padded<T>(shape.n_inputs), padded<T>(harmonics_of(shape.l_max)),
-              padded<T>(shape.n_channels)},
+      : sizes{shape.l_max, shape.n_inputs, padded<T>(harmonics_of(shape.l_max)), padded<T>(shape.n_channels)},
         n_harmonics(harmonics_of(shape.l_max)),
         n_channels(shape.n_channels),
         phi(static_cast<int64_t>(shape.n_inputs) * sizes.harmonic_stride),
@@ -255,20 +254,16 @@ void mix(const MixShape<T>& shape, const T* features, const T* weights, Range ra
 template <class T>
 void mix_input_gradient_of_atoms(const MixShape<T>& shape, const T* G, const T* weights, Range range, T* out) {
   const MixWorkspace<T> work(shape);
-  const MixSizes& sizes = work.sizes;
-  const int64_t per_l = static_cast<int64_t>(sizes.channel_stride) * sizes.input_stride;
-  const int64_t count = species_count(shape.species, range) * (shape.l_max + 1);
-  const Scratch<T> transposed(count * per_l), dphi(static_cast<int64_t>(work.n_harmonics) * sizes.input_stride);
-  for (int64_t block = 0; block < count; ++block) {
-    for (int c = 0; c < shape.n_inputs; ++c) {
-      const T* row = weights + (block * shape.n_inputs + c) * shape.n_channels;
-      for (int k = 0; k < shape.n_channels; ++k) transposed[block * per_l + k * sizes.input_stride + c] = row[k];
-    }
-  }
+  const int64_t rows = work.rows_per_species(), count = species_count(shape.species, range);
+  const int stride = work.sizes.channel_stride;
+  const Scratch<T> W(work.copied() ? count * rows * stride : 0);
+  if (work.copied()) copy_rows<T>(weights, count * rows, shape.n_channels, shape.n_channels, W, stride);
+  const T* all = work.copied() ? static_cast<const T*>(W) : weights;
   for (int64_t i = range.begin; i < range.end; ++i) {
-    mix_input_gradient<T>(sizes, 1, work.channels(G, i), transposed + shape.species[i] * (shape.l_max + 1) * per_l, dphi);
-    transpose_rows<T>(dphi, work.n_harmonics, shape.n_inputs, sizes.input_stride, out + i * work.n_features(),
-                      work.n_harmonics);
+    mix_input_gradient<T>(work.sizes, work.channels(G, i), all + shape.species[i] * rows * stride, 0, shape.n_inputs,
+                          work.phi);
+    copy_rows<T>(work.phi, shape.n_inputs, work.n_harmonics, work.sizes.harmonic_stride, out + i * work.n_features(),
+                 work.n_harmonics);
   }
 }
 
