@@ -41,7 +41,7 @@ EngineScratch<T>::EngineScratch(const EngineParameters<T>& p, int64_t most_edges
       positions.resize(edges);
     }
     at_least(couplings, n_entries * edges);
-    at_least(by_edge, static_cast<std::size_t>(padded_row(static_cast<int>(n_entries) + 1)) * edges);
+    at_least(by_edge, static_cast<std::size_t>(padded_row(static_cast<int>(n_entries)) + row_padding) * edges);
     if (!of_layer.mixing.empty()) of_block(message, static_cast<std::size_t>(of_layer.n_outputs) * channel_row);
   }
   slopes.resize(radial.size());

@@ -26,7 +26,7 @@ class BlockMessages {
         pass_(pass),
         work_(scratch),
         row_(parameters.channel_row),
-        entry_row_(padded_row(static_cast<int>(message.couplings.entries.size()) + 1)) {}
+        entries_(padded<T>(static_cast<int>(message.couplings.entries.size()))) {}
 
   /// Radial functions and couplings of the edges in the scratch; before anything else.
   void set_edges(int64_t n_edges) {
@@ -65,20 +65,14 @@ class BlockMessages {
   /// Gradients of all edges by their vectors, after `gradient` for all.
   void set_edge_gradients(int64_t n_edges) {
     for (int64_t first = 0; first < n_edges; first += lanes<T>) {
-      Pack<T> by_harmonics[max_harmonics] = {}, by_distance = {};
+      Pack<T> by_harmonics[max_harmonics] = {}, by_distance[lanes<T>];
       const CouplingTable<T>& table = message_.couplings;
       const auto n_entries = static_cast<int>(table.entries.size());
-      for (int block = 0; block <= n_entries; block += lanes<T>) {
+      for (int block = 0; block < n_entries; block += lanes<T>) {
         Pack<T> sums[lanes<T>];
-        for (int lane = 0; lane < lanes<T>; ++lane) {
-          sums[lane] = load(work_.by_edge.data() + (first + lane) * entry_row_ + block);
-        }
+        for (int lane = 0; lane < lanes<T>; ++lane) sums[lane] = load(entries_of(first + lane) + block);
         transpose<T>(sums);
-        for (int n = block; n <= n_entries && n < block + lanes<T>; ++n) {
-          if (n == n_entries) {
-            by_distance = sums[n - block];
-            break;
-          }
+        for (int n = block; n < n_entries && n < block + lanes<T>; ++n) {
           const auto& entry = table.entries[static_cast<std::size_t>(n)];
           for (int32_t t = entry.first_term; t < entry.last_term; ++t) {
             const auto& term = table.terms[static_cast<std::size_t>(t)];
@@ -86,7 +80,8 @@ class BlockMessages {
           }
         }
       }
-      set_gradients(p_, work_, first, by_harmonics, by_distance);
+      for (int lane = 0; lane < lanes<T>; ++lane) by_distance[lane] = load(entries_of(first + lane) + entries_);
+      set_gradients(p_, work_, first, by_harmonics, fold_all<T>(by_distance));
     }
   }
 
@@ -101,10 +96,12 @@ class BlockMessages {
   const LayerMessage<T>& message_;
   const EnginePass<T>& pass_;
   EngineScratch<T>& work_;
-  int row_, entry_row_, stride_ = 0;  // stride: padded number of edges
+  int row_;
+  int entries_;  // padded; of an edge: gradient by its couplings, then a pack whose lanes sum up to that by its distance
   // of some edges, channels in lanes: by the couplings, by the distance
   Pack<T> sums_[gradient_edges][most_coupling_entries + lanes<T>];
 
+  T* entries_of(int64_t edge) const { return work_.by_edge.data() + edge * (entries_ + lanes<T>); }
   bool by_channel() const { return !message_.channel_tables.empty(); }
 
   /// visit(number of outputs of the path), or 0 where it is not one of the common ones
@@ -258,16 +255,14 @@ class BlockMessages {
   /// Gradients of E edges from `first` on.
   template <int E>
   void edge_gradients(int64_t first, const T* G) {
-    const int n_sums = static_cast<int>(message_.couplings.entries.size()) + 1;
-    for (int e = 0; e < E; ++e) std::fill_n(sums_[e], n_sums, Pack<T>{});
+    for (int e = 0; e < E; ++e) std::fill_n(sums_[e], entries_ + 1, Pack<T>{});
     for (int path = 0; path < message_.n_paths(); ++path) {
       with_outputs(path, [&](auto n_outs) { add_path_gradient<decltype(n_outs)::value, E>(path, first, G); });
     }
     for (int e = 0; e < E; ++e) {
-      for (int n = 0; n < n_sums; n += lanes<T>) {
-        const int count = n_sums - n < lanes<T> ? n_sums - n : lanes<T>;
-        store(work_.by_edge.data() + (first + e) * entry_row_ + n, fold_all<T>(sums_[e] + n, count));
-      }
+      T* entries = entries_of(first + e);
+      store(entries + entries_, sums_[e][entries_]);
+      for (int n = 0; n < entries_; n += lanes<T>) store(entries + n, fold_all<T>(sums_[e] + n));
     }
   }
 
@@ -294,7 +289,7 @@ class BlockMessages {
       for (; block < row_; block += lanes<T>) add_row_gradient<known, 1>(path, first, block, row);
       for (int e = 0; e < E; ++e) {
         for (int o = 0; o < row.n_outs; ++o) sums_[e][of_row.first_entry + o] = row.by_coupling[e][o];
-        sums_[e][message_.couplings.entries.size()] += row.by_distance[e];
+        sums_[e][entries_] += row.by_distance[e];
       }
     }
   }
