@@ -32,7 +32,7 @@ region box block 0 {cells} 0 {cells} 0 {cells}
 create_box 1 box
 create_atoms 1 box
 mass 1 28.0855
-displace_atoms all random 0.05 0.05 0.05 1
+displace_atoms all random 0.05 0.05 0.05 1 units box
 velocity all create 1200 1
 neighbor {skin} bin
 thermo_style custom step pe
