@@ -32,17 +32,20 @@ class NativeModel:
         instruction_set: what the engine chose on this processor.
     """
 
-    def __init__(self, model: str | os.PathLike[str], dtype: str, threads: int | None) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str], dtype: str, threads: int | None, instruction_set: str = "auto"
+    ) -> None:
         """Open a model.
 
         Args:
             model: path of a model file, or the name of a shipped model.
             dtype: one of :data:`DTYPES`.
             threads: at least 1; None is 1.
+            instruction_set: auto (the best of this machine), baseline, avx2 or avx512.
 
         Raises:
             TypeError: threads is not a whole number.
-            ValueError: dtype or threads is not usable, or the file is not a usable model.
+            ValueError: dtype, threads or instruction_set is not usable, or the file is not a usable model.
             FileNotFoundError: no such file and no shipped model of that name.
         """
         from tesseral.kernel._engine import Engine
@@ -57,7 +60,7 @@ class NativeModel:
         self.metadata: dict[str, Any] = read_model(self.path).metadata
         self.dtype, self.threads = dtype, int(threads or 1)
         try:
-            self._engine = Engine(str(self.path), dtype, self.threads)
+            self._engine = Engine(str(self.path), dtype, self.threads, instruction_set)
         except RuntimeError as error:  # the engine's word for a file it cannot use
             raise ModelFileError(str(error)) from error
         self.cutoff = float(self._engine.cutoff)

@@ -10,10 +10,14 @@
 #include <stdexcept>
 #include <utility>
 
+#include "tesseral/dispatch.hpp"
 #include "tesseral/engine.hpp"
 
 namespace nb = nanobind;
 using tesseral::Engine;
+using tesseral::instruction_set_named;
+using tesseral::InstructionSet;
+using tesseral::kernels_for;
 using tesseral::Precision;
 
 namespace {
@@ -196,4 +200,14 @@ NB_MODULE(_engine, module) {
            "Energies [B, N], forces [B, N, 3] and virials [B, N, 3, 3] of B configurations of one system that share a\n"
            "neighbour list, such as the beads of a path integral: positions [B, N, 3], the other arguments as in `compute`\n"
            "with N centers. Errors as in `compute`; atoms are counted through all configurations.");
+  module.def(
+      "multiply_adds_per_second",
+      [](const std::string& dtype, const std::string& instructions) {
+        const InstructionSet set = instruction_set_named(instructions);
+        return precision_of(dtype) == Precision::float64 ? kernels_for<double>(set).multiply_adds_per_second()
+                                                         : kernels_for<float>(set).multiply_adds_per_second();
+      },
+      nb::arg("dtype") = "float32", nb::arg("instruction_set") = "auto",
+      "Multiply-adds per second of one core in registers, in the arithmetic of a dtype (mixed: float32); takes 0.1 s.\n"
+      "Raises ValueError for what does not exist or is not available here.");
 }

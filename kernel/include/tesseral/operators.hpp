@@ -278,6 +278,8 @@ struct Kernels {
   // <G, message> differentiated; with tangents: the tangents of the gradients and of the message
   void (*message_gradient)(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range atoms,
                            const MessageOutputs<T>&);
+  // the machine's rate on one core, in about 0.1 s
+  double (*multiply_adds_per_second)();
 };
 
 /// Kernels for the best instruction set of this machine, or the one chosen by use_instruction_set (dispatch.hpp).

@@ -13,6 +13,10 @@ void message(const MessageShape<T>&, const MessageInputs<T>&, Range, T* out);
 template <class T>
 void message_gradient(const MessageShape<T>&, const MessageInputs<T>&, const T* G, Range, const MessageOutputs<T>&);
 
+// peak.cpp
+template <class T>
+double multiply_adds_per_second();
+
 // row_maps.cpp
 template <class T>
 void map_rows(const RowMapShape&, const T* x, const T* weights, Range, T* out);
@@ -400,6 +404,7 @@ const Kernels<T> table = {
     product_gradient_tangent<T>,
     message<T>,
     message_gradient<T>,
+    multiply_adds_per_second<T>,
 };
 
 }  // namespace
