@@ -37,7 +37,7 @@ class BlockEdges {
  public:
   BlockEdges(const EngineParameters<T>& parameters, const EngineInput& input, EngineScratch<T>& scratch,
              const EngineSums<Sum>& sums)
-      : p_(parameters), input_(input), work_(scratch), sums_(sums) {}
+      : p_(parameters), input_(input), work_(scratch), sums_(sums), with_tables_(parameters.radial_by_pair()) {}
 
   /// What `take` found.
   struct Taken {
@@ -69,7 +69,7 @@ class BlockEdges {
       n += taken;
     }
     if (p_.density.n_species > 1) sort_by_species({first, n});
-    for (int64_t e = first; p_.radial_by_pair() && e < n; ++e) {
+    for (int64_t e = first; with_tables_ && e < n; ++e) {
       const auto at = static_cast<std::size_t>(e);
       work_.tables[at] = static_cast<int64_t>(input_.species[i]) * p_.density.n_species + work_.species[at];
     }
@@ -145,6 +145,7 @@ class BlockEdges {
   const EngineInput& input_;
   EngineScratch<T>& work_;
   const EngineSums<Sum>& sums_;
+  bool with_tables_;
 
   static int count_of(int64_t first, Range edges) {
     return static_cast<int>(std::min<int64_t>(edges.end - first, lanes<T>));

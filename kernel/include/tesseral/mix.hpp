@@ -50,17 +50,19 @@ inline void contract_channels(const T* dA, const T* weights, int row, int first_
   }
 }
 
-/// Q rows of dphi, for the inputs from c on.
-template <class T, int Q>
+/// G rows of dphi, for the inputs from c on.
+template <class T, int G>
 inline void mix_input_gradient_rows(const MixSizes& sizes, const T* dA, const T* weights, int c, T* dphi) {
   const int row = sizes.channel_stride, n_harmonics = (sizes.l_max + 1) * (sizes.l_max + 1);
-  Pack<T> sums[Q][padded<T>(max_harmonics)];
+  Pack<T> sums[G][padded<T>(max_harmonics)];
   for (int l = 0; l <= sizes.l_max; ++l) {
     const T* own = weights + (l * sizes.n_inputs + c) * row;
     int lm = l * l;
     const auto next = [&](auto components) {
       constexpr int M = decltype(components)::value;
-      contract_channels<T, M, Q>(dA, own, row, lm, sums);
+      constexpr int most = M == 1 ? 8 : M == 3 ? 4 : 2;  // inputs at once: sums stay in registers, and are enough of them
+      constexpr int Q = G < most ? G : most;
+      for (int q = 0; q < G; q += Q) contract_channels<T, M, Q>(dA, own + q * row, row, lm, sums + q);
       lm += M;
     };
     const int end = (l + 1) * (l + 1);
@@ -69,7 +71,7 @@ inline void mix_input_gradient_rows(const MixSizes& sizes, const T* dA, const T*
     if (end - lm >= 3) next(std::integral_constant<int, 3>());
     while (end - lm >= 1) next(std::integral_constant<int, 1>());
   }
-  for (int q = 0; q < Q; ++q) {
+  for (int q = 0; q < G; ++q) {
     for (int block = 0; block < n_harmonics; block += lanes<T>) {
       const int count = n_harmonics - block < lanes<T> ? n_harmonics - block : lanes<T>;
       store(dphi + q * sizes.harmonic_stride + block, fold_all<T>(sums[q] + block, count));
@@ -82,10 +84,15 @@ inline void mix_input_gradient_rows(const MixSizes& sizes, const T* dA, const T*
 template <class T>
 inline void mix_input_gradient(const MixSizes& sizes, const T* dA, const T* weights, int first, int count, T* dphi) {
   int c = 0;
-  for (; c + 2 <= count; c += 2) {
-    mix_input_gradient_rows<T, 2>(sizes, dA, weights, first + c, dphi + c * sizes.harmonic_stride);
-  }
-  if (c < count) mix_input_gradient_rows<T, 1>(sizes, dA, weights, first + c, dphi + c * sizes.harmonic_stride);
+  const auto next = [&](auto inputs) {
+    constexpr int G = decltype(inputs)::value;
+    mix_input_gradient_rows<T, G>(sizes, dA, weights, first + c, dphi + c * sizes.harmonic_stride);
+    c += G;
+  };
+  while (count - c >= 8) next(std::integral_constant<int, 8>());
+  if (count - c >= 4) next(std::integral_constant<int, 4>());
+  if (count - c >= 2) next(std::integral_constant<int, 2>());
+  if (count - c >= 1) next(std::integral_constant<int, 1>());
 }
 
 /// Adds phi (x) dA to the gradient of the weights [l_max+1, n_inputs, channel_stride].
