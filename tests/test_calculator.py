@@ -42,7 +42,7 @@ class LennardJonesEngine:
     instruction_set = "numpy"
     n_calls = 0
 
-    def __init__(self, path: str, dtype: str, threads: int) -> None:
+    def __init__(self, path: str, dtype: str, threads: int, instruction_set: str) -> None:
         self.options = (path, dtype, threads)
 
     def compute(self, positions, species, first, neighbors, shifts):
