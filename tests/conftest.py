@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
 
+from device_emulation import build_emulated_device
 from tesseral.kernel import load_operators
 from tesseral.models.energy_model import EnergyModel
 from tesseral.models.file import save_model
@@ -72,13 +75,31 @@ def write_random_model() -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
+@pytest.fixture(scope="session")
+def emulated_device(tmp_path_factory) -> Path:
+    """The device library compiled for the processor; the environment variable TESSERAL_EMULATED_DEVICE names a ready one."""
+    ready = os.environ.get("TESSERAL_EMULATED_DEVICE")
+    if ready:
+        return Path(ready)
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    return build_emulated_device(tmp_path_factory.mktemp("device"))
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512", "cuda"])
 def instruction_set(request) -> Iterator[str]:
-    """Each instruction set in turn for the torch operators; skipped where this processor lacks it."""
+    """Each instruction set in turn for the torch operators, skipped where this processor lacks it; "cuda" is the code of
+    devices on the processor."""
     load_operators()
-    try:
-        torch.ops.tesseral.use_instruction_set(request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
+    threads = torch.get_num_threads()
+    if request.param == "cuda":
+        torch.set_num_threads(1)  # the emulation has one
+        torch.ops.tesseral.use_emulated_device(str(request.getfixturevalue("emulated_device")))
+    else:
+        try:
+            torch.ops.tesseral.use_instruction_set(request.param)
+        except ValueError:
+            pytest.skip(f"this processor has no {request.param}")
     yield request.param
+    torch.set_num_threads(threads)
     torch.ops.tesseral.use_instruction_set("auto")

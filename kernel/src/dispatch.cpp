@@ -4,6 +4,7 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "tesseral/cuda_library.hpp"
 #include "tesseral/engine_atoms.hpp"
 
 namespace tesseral {
@@ -72,19 +73,26 @@ std::atomic<InstructionSet>& chosen() {
   static std::atomic<InstructionSet> set{instruction_set()};
   return set;
 }
+std::atomic<const CudaLibrary*> emulated{nullptr};
 }  // namespace
 
 void use_instruction_set(InstructionSet set) {
   chosen() = set;
+  emulated = nullptr;
+}
+void use_emulated_device() {
+  emulated = &cuda_library();
 }
 
 template <>
 const Kernels<float>& kernels<float>() {
-  return kernels_for<float>(chosen());
+  const CudaLibrary* device = emulated;
+  return device ? *device->kernels_float32 : kernels_for<float>(chosen());
 }
 template <>
 const Kernels<double>& kernels<double>() {
-  return kernels_for<double>(chosen());
+  const CudaLibrary* device = emulated;
+  return device ? *device->kernels_float64 : kernels_for<double>(chosen());
 }
 
 template <>

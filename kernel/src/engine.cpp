@@ -8,8 +8,8 @@
 #include <stdexcept>
 
 #include "tesseral/dispatch.hpp"
+#include "tesseral/engine_backend.hpp"
 #include "tesseral/engine_parameters.hpp"
-#include "tesseral/thread_pool.hpp"
 
 namespace tesseral {
 namespace {
@@ -99,18 +99,9 @@ Range share(int64_t size, int thread, int n_threads) {
   return {size * thread / n_threads, size * (thread + 1) / n_threads};
 }
 
-class Backend {
- public:
-  virtual ~Backend() = default;
-  virtual int n_channels() const = 0;
-  virtual int n_layers() const = 0;
-  virtual int64_t feature_row() const = 0;
-  virtual void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) = 0;
-};
-
 /// The engine in one arithmetic; keeps its working arrays between calls.
 template <class T, class Sum>
-class TypedBackend : public Backend {
+class TypedBackend : public EngineBackend {
   using Kind = typename EnginePass<T>::Kind;
 
  public:
@@ -237,7 +228,7 @@ class TypedBackend : public Backend {
   }
 };
 
-std::unique_ptr<Backend> make_backend(const ModelFile& file, Precision precision, InstructionSet set) {
+std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, Precision precision, InstructionSet set) {
   switch (precision) {
     case Precision::float32:
       return std::make_unique<TypedBackend<float, float>>(file, set);
@@ -256,7 +247,7 @@ struct Engine::State {
   std::vector<std::string> species, atom_columns;
   double cutoff;
   InstructionSet set;
-  std::unique_ptr<Backend> backend;
+  std::unique_ptr<EngineBackend> backend;
   int n_threads;
   std::unique_ptr<ThreadPool> pool;
   pid_t owner;      // process that started the pool

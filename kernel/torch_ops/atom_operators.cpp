@@ -1,6 +1,7 @@
 // Torch operators over atoms: channel mixing and the symmetric product.
 #include <stdexcept>
 
+#include "tesseral/cuda_library.hpp"
 #include "tesseral/dispatch.hpp"
 #include "trilinear.hpp"
 
@@ -221,11 +222,18 @@ void choose_instruction_set(const std::string& name) {
   }
 }
 
+void choose_emulated_device(const std::string& path) {
+  use_cuda_library(path);
+  use_emulated_device();
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(tesseral, library) {
   // Process-wide, to test and to compare: the operators use another instruction set than the best.
   library.def("use_instruction_set(str name) -> ()", &choose_instruction_set);
+  // The same with the device library at this path, compiled for the processor, on CPU tensors.
+  library.def("use_emulated_device(str path) -> ()", &choose_emulated_device);
   library.def("mix(Tensor features, Tensor weights, Tensor species) -> Tensor", &mix);
   library.def("symmetric_product(Tensor A, Tensor coefficients, Tensor species, Tensor tree, Tensor roots) -> Tensor",
               &symmetric_product);

@@ -22,4 +22,8 @@ const Kernels<T>& kernels_for(InstructionSet set);
 /// Lets kernels<T>() of this process use another instruction set than the best, to test and to compare them.
 void use_instruction_set(InstructionSet set);
 
+/// Lets kernels<T>() of this process be those of a device library that is compiled for the processor, to test it; after
+/// use_instruction_set they are the processor's own again.
+void use_emulated_device();
+
 }  // namespace tesseral

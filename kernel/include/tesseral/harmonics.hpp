@@ -15,7 +15,7 @@ struct Harmonics {
   V sine[max_l + 1];                 // S_m = Im (x+iy)^m
   V legendre[max_l + 1][max_l + 1];  // F_lm(z)
 
-  Harmonics(const HarmonicConstants<T>& table, const V& x, const V& y, const V& z) : constants(table) {
+  TESSERAL_INLINE Harmonics(const HarmonicConstants<T>& table, const V& x, const V& y, const V& z) : constants(table) {
     const int l_max = table.l_max;
     cosine[0] = constant<V>(1);
     sine[0] = constant<V>(0);
@@ -33,7 +33,7 @@ struct Harmonics {
   }
 
   /// Y [LM]
-  void values(V* out) const {
+  TESSERAL_INLINE void values(V* out) const {
     for (int l = 0; l <= constants.l_max; ++l) {
       V* row = out + l * l + l;
       row[0] = legendre[l][0];
@@ -45,7 +45,7 @@ struct Harmonics {
   }
 
   /// Gradient of sum_lm t_lm Y_lm with x, y, z taken as independent variables.
-  void contract_gradient(const V* t, V& gx, V& gy, V& gz) const {
+  TESSERAL_INLINE void contract_gradient(const V* t, V& gx, V& gy, V& gz) const {
     gx = gy = gz = constant<V>(0);
     for (int m = 0; m <= constants.l_max; ++m) {
       V with_cosine = constant<V>(0), with_sine = constant<V>(0);
@@ -71,7 +71,7 @@ struct Harmonics {
 template <class V>
 struct Direction {
   V x, y, z, length, inverse;
-  Direction(const V& dx, const V& dy, const V& dz) {
+  TESSERAL_INLINE Direction(const V& dx, const V& dy, const V& dz) {
     length = square_root(dx * dx + dy * dy + dz * dz);
     inverse = constant<V>(1) / length;
     x = dx * inverse;
@@ -80,7 +80,7 @@ struct Direction {
   }
 
   /// Gradient with respect to the edge vector from that with respect to the unit vector (g) and the length (radial).
-  void project(V& gx, V& gy, V& gz, const V& radial) const {
+  TESSERAL_INLINE void project(V& gx, V& gy, V& gz, const V& radial) const {
     const V along = gx * x + gy * y + gz * z;
     gx = (gx - along * x) * inverse + radial * x;
     gy = (gy - along * y) * inverse + radial * y;

@@ -11,7 +11,7 @@ namespace tesseral::TESSERAL_ISA {
 /// Smooth cutoff f(x) = 1 - 28x^6 + 48x^7 - 21x^8 (Gasteiger et al., arXiv:2003.03123, p = 6), x <= 1, in the factored
 /// form that does not cancel near x = 1; f, f', f'' vanish there.
 template <class V>
-inline void envelope(const V& x, V& f, V& df) {
+TESSERAL_INLINE void envelope(const V& x, V& f, V& df) {
   using T = Element<V>;
   const V gap = T(1) - x;
   const V gap2 = gap * gap;
@@ -22,7 +22,7 @@ inline void envelope(const V& x, V& f, V& df) {
 
 /// sin and cos of pi x for 0 <= x <= 1, by Taylor series about pi/2.
 template <class V>
-inline void sine_cosine_pi(const V& x, V& sine, V& cosine) {
+TESSERAL_INLINE void sine_cosine_pi(const V& x, V& sine, V& cosine) {
   using T = Element<V>;
   constexpr int half_degree = sizeof(T) == sizeof(float) ? 6 : 11;
   const V t = T(3.14159265358979323846) * (x - T(0.5));
@@ -38,7 +38,7 @@ inline void sine_cosine_pi(const V& x, V& sine, V& cosine) {
 
 /// R_n = sqrt(2/rc) sin(n pi r/rc)/r f, n = 1..n_radial.
 template <class V>
-inline void bessel(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
+TESSERAL_INLINE void bessel(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
   using T = Element<V>;
   const T norm = T(__builtin_sqrt(2.0 / static_cast<double>(basis.cutoff)));
   const T frequency = T(3.14159265358979323846) / basis.cutoff;
@@ -60,7 +60,7 @@ inline void bessel(const RadialBasis<Element<V>>& basis, const V& r, const V& x,
 
 /// R_q = T_q(y) f, y = 1 - 2 (1 - x)^2.
 template <class V>
-inline void chebyshev(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR) {
+TESSERAL_INLINE void chebyshev(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR) {
   using T = Element<V>;
   V f, df;
   envelope(x, f, df);
@@ -83,7 +83,7 @@ inline void chebyshev(const RadialBasis<Element<V>>& basis, const V& x, V* R, V*
 
 /// R_q = exp(-(r - mu_q)^2 / 2 sigma^2) f, mu_q = rc (q + 1/2)/n_radial, sigma = rc/n_radial.
 template <class V>
-inline void gaussian(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
+TESSERAL_INLINE void gaussian(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
   using T = Element<V>;
   const T sigma = basis.cutoff / T(basis.n_radial);
   V f, df;
@@ -103,7 +103,7 @@ using LaneTables = const int64_t*;
 /// Value, slope and half the second derivative of a polynomial, lowest power first, for a pack of functions; `row` from
 /// power to power.
 template <class T>
-inline void polynomial(const T* coefficients, int n_powers, int row, T t, Pack<T>& value, Pack<T>& slope, Pack<T>& bend) {
+TESSERAL_INLINE void polynomial(const T* coefficients, int n_powers, int row, T t, Pack<T>& value, Pack<T>& slope, Pack<T>& bend) {
   value = load(coefficients + (n_powers - 1) * row);
   slope = bend = Pack<T>{};
   for (int power = n_powers - 2; power >= 0; --power) {
@@ -115,13 +115,13 @@ inline void polynomial(const T* coefficients, int n_powers, int row, T t, Pack<T
 
 /// A function of x from its value and slope by x, and with the derivative of both along x's tangent.
 template <class T>
-inline void set_function(const Pack<T>&, const Pack<T>& value, const Pack<T>& slope, const Pack<T>&, Pack<T>& f,
+TESSERAL_INLINE void set_function(const Pack<T>&, const Pack<T>& value, const Pack<T>& slope, const Pack<T>&, Pack<T>& f,
                          Pack<T>& df) {
   f = value;
   df = slope;
 }
 template <class T>
-inline void set_function(const Dual<Pack<T>>& x, const Pack<T>& value, const Pack<T>& slope, const Pack<T>& second,
+TESSERAL_INLINE void set_function(const Dual<Pack<T>>& x, const Pack<T>& value, const Pack<T>& slope, const Pack<T>& second,
                          Dual<Pack<T>>& f, Dual<Pack<T>>& df) {
   f = {value, slope * x.tangent};
   df = {slope, second * x.tangent};
@@ -129,14 +129,14 @@ inline void set_function(const Dual<Pack<T>>& x, const Pack<T>& value, const Pac
 
 /// Piecewise polynomials from tables on a uniform grid. Functions fill the lanes while they are evaluated, edges afterwards.
 template <class V>
-inline void spline(const RadialBasis<Element<V>>& basis, const V& x, LaneTables tables, V* R, V* dR) {
+TESSERAL_INLINE void spline(const RadialBasis<Element<V>>& basis, const V& x, LaneTables tables, V* R, V* dR) {
   using T = Element<V>;
   using P = Pack<T>;
   const int n_intervals = basis.n_intervals, n_powers = basis.n_powers, row = basis.table_row;
   const T* pieces[lanes<T>];
   T positions[lanes<T>];
   for (int lane = 0; lane < lanes<T>; ++lane) {
-    const T position = T(n_intervals) * value_of(x)[lane];
+    const T position = T(n_intervals) * lane_of(value_of(x), lane);
     const int interval = static_cast<int>(position) < n_intervals ? static_cast<int>(position) : n_intervals - 1;
     const int64_t piece = (tables ? tables[lane] * n_intervals : 0) + interval;
     pieces[lane] = basis.table + piece * n_powers * row;
@@ -165,7 +165,7 @@ inline void spline(const RadialBasis<Element<V>>& basis, const V& x, LaneTables 
 
 /// R_q and dR_q/dr [n_radial] at distances r; zero for r >= cutoff. `tables` of a spline may be null: the first.
 template <class V>
-inline void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, LaneTables tables, V* R, V* dR) {
+TESSERAL_INLINE void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, LaneTables tables, V* R, V* dR) {
   using T = Element<V>;
   const V scaled = (T(1) / basis.cutoff) * r;
   const V x = select(value_of(scaled) < T(1), scaled, constant<V>(1));

@@ -10,7 +10,7 @@ namespace tesseral::TESSERAL_ISA {
 /// 1 below `inner`, 0 beyond `outer`: 1 - 10 t^3 + 15 t^4 - 6 t^5 of t = (r - inner)/(outer - inner), in the factored form
 /// that does not cancel near t = 1.
 template <class V>
-inline void quintic_switch(const V& r, const Repulsion& options, V& s, V& ds) {
+TESSERAL_INLINE void quintic_switch(const V& r, const Repulsion& options, V& s, V& ds) {
   using T = Element<V>;
   const T width = T(options.outer - options.inner);
   V t = (T(1) / width) * (r - T(options.inner));
@@ -24,7 +24,7 @@ inline void quintic_switch(const V& r, const Repulsion& options, V& s, V& ds) {
 /// 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2) of x = r/outer (arXiv:2003.03123, equation 8), 0 beyond, as
 /// (1-x)^3 sum_{k<p} (k+1)(k+2)/2 x^k.
 template <class V>
-inline void polynomial_switch(const V& r, const V& outer, int p, V& s, V& ds) {
+TESSERAL_INLINE void polynomial_switch(const V& r, const V& outer, int p, V& s, V& ds) {
   using T = Element<V>;
   V x = r / outer;
   x = select(value_of(x) < T(1), x, constant<V>(1));
@@ -41,7 +41,7 @@ inline void polynomial_switch(const V& r, const V& outer, int p, V& s, V& ds) {
 
 /// Energy and its derivative at distance r: strength/r phi(r/a) s(r). `outer` of each pair counts with options.power > 0.
 template <class V>
-inline void repulsion(const V& r, const V& strength, const V& inverse_screening, const V& outer, const Repulsion& options,
+TESSERAL_INLINE void repulsion(const V& r, const V& strength, const V& inverse_screening, const V& outer, const Repulsion& options,
                       V& energy, V& slope) {
   using T = Element<V>;
   V phi = constant<V>(0), dphi = constant<V>(0), s, ds;

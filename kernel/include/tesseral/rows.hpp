@@ -6,9 +6,6 @@
 
 #include "tesseral/pack.hpp"
 
-/// Before a loop over a small constant number of packs, which shall stay in registers.
-#define TESSERAL_UNROLL _Pragma("GCC unroll 16")
-
 namespace tesseral::TESSERAL_ISA {
 
 template <class T>
@@ -25,13 +22,13 @@ inline void fill_zero(T* target, int size) {
 
 /// The pairs of elements of a and b that a transposition exchanges at distance S: those of the first row, or of the second.
 template <class T, int S, bool second, std::size_t... I>
-inline Pack<T> exchanged(const Pack<T>& a, const Pack<T>& b, std::index_sequence<I...>) {
+TESSERAL_INLINE Pack<T> exchanged(const Pack<T>& a, const Pack<T>& b, std::index_sequence<I...>) {
   constexpr std::size_t shift = second ? S : 0, n = lanes<T>;
   return __builtin_shufflevector(a, b, ((I & S) == 0 ? I + shift : n + I - S + shift)...);
 }
 /// Transposes a square of packs.
 template <class T, int S = 1>
-inline void transpose(Pack<T>* rows) {
+TESSERAL_INLINE void transpose(Pack<T>* rows) {
   if constexpr (S < lanes<T>) {
     for (int n = 0; n < lanes<T>; ++n) {
       if (n & S) continue;
@@ -43,7 +40,7 @@ inline void transpose(Pack<T>* rows) {
   }
 }
 template <class T>
-inline void transpose(Dual<Pack<T>>* rows) {
+TESSERAL_INLINE void transpose(Dual<Pack<T>>* rows) {
   Pack<T> values[lanes<T>], tangents[lanes<T>];
   for (int n = 0; n < lanes<T>; ++n) {
     values[n] = rows[n].value;

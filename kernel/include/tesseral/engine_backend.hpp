@@ -1,0 +1,19 @@
+// What evaluates a model file's parameters for the native engine: the processor (engine.cpp) or a device (src/cuda/engine.cu).
+#pragma once
+
+#include "tesseral/engine.hpp"
+#include "tesseral/thread_pool.hpp"
+
+namespace tesseral {
+
+class EngineBackend {
+ public:
+  virtual ~EngineBackend() = default;
+  virtual int n_channels() const = 0;
+  virtual int n_layers() const = 0;
+  virtual int64_t feature_row() const = 0;
+  /// As Engine::compute, whose checks of the input have passed; those of the output follow.
+  virtual void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) = 0;
+};
+
+}  // namespace tesseral

@@ -1,0 +1,154 @@
+// What device code is written with: launches, memory, sums over a warp. nvcc compiles it for a GPU; with emulation.hpp
+// included before everything else a C++ compiler compiles the same sources for the processor, which is how they are tested
+// without a GPU. Both define TESSERAL_ISA=cuda and TESSERAL_SCALAR.
+#pragma once
+
+#ifndef TESSERAL_EMULATE
+#include <cuda_runtime.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace tesseral::cuda {
+
+constexpr int warp_size = 32;
+constexpr unsigned all_lanes = 0xffffffffu;
+
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
+}
+
+/// The stream that launches and copies of this thread of the host use.
+inline cudaStream_t& current_stream() {
+  static thread_local cudaStream_t stream = nullptr;
+  return stream;
+}
+
+/// Runs a kernel with so many blocks (none: nothing is run), threads per block (a multiple of a warp) and bytes of
+/// shared_memory().
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, std::size_t shared_bytes, Arguments... arguments) {
+  if (blocks == 0) return;
+  if (blocks > INT32_MAX) throw std::length_error("CUDA: a kernel over too many atoms or edges; use fewer at once");
+#ifdef TESSERAL_EMULATE
+  emulation::run(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
+                 [&] { kernel(static_cast<Parameters>(arguments)...); });
+#else
+  if (shared_bytes > 48 * 1024) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "shared memory");
+  }
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, current_stream()>>>(
+      static_cast<Parameters>(arguments)...);
+  check(cudaGetLastError(), "launch");
+#endif
+}
+
+/// Bytes of shared memory that a block may have on every GPU that is supported.
+constexpr std::size_t most_shared_bytes = 96 * 1024;
+
+/// Blocks of `size` that cover n.
+constexpr int64_t blocks_for(int64_t n, int64_t size) {
+  return (n + size - 1) / size;
+}
+
+#ifdef __CUDACC__
+/// The block's dynamic shared memory.
+template <class T>
+__device__ T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char tesseral_shared[];
+  return reinterpret_cast<T*>(tesseral_shared);
+}
+#elif defined(TESSERAL_EMULATE)
+template <class T>
+T* shared_memory() {
+  return reinterpret_cast<T*>(emulation::state().shared.data());
+}
+#endif
+
+#if defined(__CUDACC__) || defined(TESSERAL_EMULATE)
+/// This thread among all of a one-dimensional grid.
+__device__ inline int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+/// Sum over the lanes of a warp, in every lane; all 32 call it.
+template <class T>
+__device__ inline T warp_sum(T x) {
+  for (int offset = warp_size / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(all_lanes, x, offset);
+  return x;
+}
+#endif
+
+/// Memory of the current device. Contents are lost when it grows.
+template <class T>
+class DeviceArray {
+ public:
+  DeviceArray() = default;
+  explicit DeviceArray(std::size_t size) { resize(size); }
+  template <class Container>
+  static DeviceArray from(const Container& values) {
+    DeviceArray array(values.size());
+    array.upload(values.data(), values.size());
+    return array;
+  }
+  DeviceArray(DeviceArray&& other) noexcept { swap(other); }
+  DeviceArray& operator=(DeviceArray&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~DeviceArray() {
+    if (data_) cudaFree(data_);
+  }
+
+  /// Makes room for so many; never shrinks.
+  void resize(std::size_t size) {
+    size_ = size;
+    if (size <= capacity_) return;
+    if (data_) check(cudaFree(data_), "free");
+    data_ = nullptr;
+    capacity_ = 0;
+    check(cudaMalloc(reinterpret_cast<void**>(&data_), size * sizeof(T)), "memory");
+    capacity_ = size;
+  }
+  /// In the order of the current stream; `source` may be changed when this returns.
+  void upload(const T* source, std::size_t size) {
+    resize(size);
+    if (size == 0) return;
+    check(cudaMemcpyAsync(data_, source, size * sizeof(T), cudaMemcpyHostToDevice, current_stream()), "copy to the device");
+  }
+  /// Waits for the current stream.
+  void download(T* target, std::size_t size) const {
+    if (size == 0) return;
+    check(cudaMemcpyAsync(target, data_, size * sizeof(T), cudaMemcpyDeviceToHost, current_stream()),
+          "copy from the device");
+    check(cudaStreamSynchronize(current_stream()), "wait");
+  }
+  void fill_zero() {
+    if (size_ > 0) check(cudaMemsetAsync(data_, 0, size_ * sizeof(T), current_stream()), "fill");
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  std::size_t bytes() const { return capacity_ * sizeof(T); }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_ = 0, capacity_ = 0;
+
+  void swap(DeviceArray& other) {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(capacity_, other.capacity_);
+  }
+};
+
+}  // namespace tesseral::cuda

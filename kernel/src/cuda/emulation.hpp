@@ -1,0 +1,218 @@
+// CUDA's language and the few calls of its runtime that device.hpp uses, on the processor: the blocks of a kernel one after
+// the other, the threads of a block as fibers that change at barriers and shuffles. Slow, for tests.
+#pragma once
+
+#define TESSERAL_EMULATE
+
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __shared__ static
+#define __restrict__ __restrict
+#define __launch_bounds__(...)
+
+using cudaError_t = int;
+using cudaStream_t = void*;
+constexpr cudaError_t cudaSuccess = 0;
+constexpr int cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3;
+inline const char* cudaGetErrorString(cudaError_t) {
+  return "out of memory";
+}
+inline cudaError_t cudaMalloc(void** pointer, std::size_t size) {
+  *pointer = std::malloc(size > 0 ? size : 1);
+  if (*pointer) std::memset(*pointer, 0xff, size);  // not a number: what is read before it is written shows
+  return *pointer ? cudaSuccess : 2;
+}
+inline cudaError_t cudaFree(void* pointer) {
+  std::free(pointer);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, int, cudaStream_t) {
+  std::memcpy(target, source, size);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* target, int value, std::size_t size, cudaStream_t) {
+  std::memset(target, value, size);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) {
+  return cudaSuccess;
+}
+
+struct Dim3 {
+  unsigned x = 0;
+};
+inline Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace tesseral::cuda::emulation {
+
+constexpr unsigned lanes_of_warp = 32;
+constexpr std::size_t stack_bytes = 256 * 1024;
+
+/// Threads that wait for each other.
+struct Barrier {
+  unsigned size = 0, arrived = 0, generation = 0;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack;
+  bool finished = false;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<unsigned char> shared;
+  Barrier all;
+  std::vector<Barrier> warps;
+  std::vector<uint64_t> exchanged;  // of each thread
+  ucontext_t scheduler;
+  const std::function<void()>* body = nullptr;
+};
+
+inline Block& state() {
+  static Block block;
+  return block;
+}
+
+inline void yield() {
+  const unsigned own = threadIdx.x;
+  Block& block = state();
+  swapcontext(&block.fibers[own].context, &block.scheduler);
+}
+
+inline void wait(Barrier& barrier) {
+  const unsigned generation = barrier.generation;
+  if (++barrier.arrived == barrier.size) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+    return;
+  }
+  while (barrier.generation == generation) yield();
+}
+
+inline void enter() {
+  (*state().body)();
+  state().fibers[threadIdx.x].finished = true;
+}
+
+/// Runs all blocks. A barrier that not all threads reach would hang a GPU; here it is an error.
+inline void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& body) {
+  if (threads % lanes_of_warp != 0 || threads > 1024) throw std::logic_error("threads of a block: not whole warps");
+  Block& block = state();
+  block.fibers.resize(threads);
+  block.body = &body;
+  gridDim.x = blocks;
+  blockDim.x = threads;
+  for (unsigned b = 0; b < blocks; ++b) {
+    blockIdx.x = b;
+    block.shared.assign(shared_bytes + 16, 0xff);
+    block.all = {threads};
+    block.warps.assign(threads / lanes_of_warp, {lanes_of_warp});
+    block.exchanged.assign(threads, 0);
+    for (Fiber& fiber : block.fibers) {
+      fiber.stack.resize(stack_bytes);
+      fiber.finished = false;
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack.data();
+      fiber.context.uc_stack.ss_size = stack_bytes;
+      fiber.context.uc_link = &block.scheduler;
+      makecontext(&fiber.context, enter, 0);
+    }
+    unsigned finished = 0, waited = 0;
+    while (finished < threads) {
+      const unsigned before = finished, generation = block.all.generation;
+      unsigned moved = 0;
+      for (const Barrier& warp : block.warps) moved += warp.generation;
+      for (unsigned t = 0; t < threads; ++t) {
+        if (block.fibers[t].finished) continue;
+        threadIdx.x = t;
+        swapcontext(&block.scheduler, &block.fibers[t].context);
+        finished += block.fibers[t].finished;
+      }
+      for (const Barrier& warp : block.warps) moved -= warp.generation;
+      waited = finished == before && generation == block.all.generation && moved == 0 ? waited + 1 : 0;
+      if (waited > 2) throw std::logic_error("a barrier that not all threads of a block or warp reach");
+    }
+  }
+}
+
+/// What lane `source` of this thread's warp gives.
+template <class T>
+inline T exchange(T value, unsigned source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  Block& block = state();
+  const unsigned own = threadIdx.x, warp = own / lanes_of_warp;
+  std::memcpy(&block.exchanged[own], &value, sizeof value);
+  wait(block.warps[warp]);
+  T result;
+  std::memcpy(&result, &block.exchanged[warp * lanes_of_warp + source % lanes_of_warp], sizeof result);
+  wait(block.warps[warp]);
+  return result;
+}
+
+}  // namespace tesseral::cuda::emulation
+
+inline void __syncthreads() {
+  tesseral::cuda::emulation::wait(tesseral::cuda::emulation::state().all);
+}
+inline void __syncwarp(unsigned = 0xffffffffu) {
+  tesseral::cuda::emulation::wait(tesseral::cuda::emulation::state().warps[threadIdx.x / 32]);
+}
+template <class T>
+inline T __shfl_sync(unsigned, T value, int lane) {
+  return tesseral::cuda::emulation::exchange(value, static_cast<unsigned>(lane));
+}
+template <class T>
+inline T __shfl_xor_sync(unsigned, T value, int mask) {
+  return tesseral::cuda::emulation::exchange(value, (threadIdx.x % 32) ^ static_cast<unsigned>(mask));
+}
+template <class T>
+inline T __shfl_up_sync(unsigned, T value, unsigned delta) {
+  const unsigned lane = threadIdx.x % 32;
+  return tesseral::cuda::emulation::exchange(value, lane < delta ? lane : lane - delta);
+}
+inline unsigned __ballot_sync(unsigned, bool predicate) {
+  unsigned votes = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    votes |= static_cast<unsigned>(tesseral::cuda::emulation::exchange<unsigned>(predicate, lane)) << lane;
+  }
+  return votes;
+}
+inline int __popc(unsigned x) {
+  return __builtin_popcount(x);
+}
+inline int __ffs(int x) {
+  return __builtin_ffs(x);
+}
+template <class T>
+inline T atomicAdd(T* target, T value) {
+  const T before = *target;
+  *target += value;
+  return before;
+}
+template <class T>
+inline T __ldg(const T* source) {
+  return *source;
+}

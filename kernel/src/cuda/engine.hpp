@@ -1,0 +1,15 @@
+// The native engine on a device.
+#pragma once
+
+#include <memory>
+
+#include "tesseral/engine_atoms.hpp"
+#include "tesseral/engine_backend.hpp"
+
+namespace tesseral::cuda {
+
+/// T: arithmetic; Sum: sums of forces and virials. On the device and stream that this thread uses now.
+template <class T, class Sum>
+std::unique_ptr<EngineBackend> make_backend(const EngineParameters<T>& parameters);
+
+}  // namespace tesseral::cuda

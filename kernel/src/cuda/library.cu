@@ -1,0 +1,53 @@
+// What the library exports: the table of its functions.
+#include <memory>
+
+#include "engine.hpp"
+#include "kernels.hpp"
+#include "tesseral/cuda_library.hpp"
+
+namespace tesseral::cuda {
+namespace {
+
+template <class T>
+const Kernels<T>* all_kernels() {
+  static const Kernels<T> table = [] {
+    Kernels<T> kernels{};
+    kernels.instruction_set = "cuda";
+    add_harmonics(kernels);
+    add_radial(kernels);
+    add_density(kernels);
+    add_mix(kernels);
+    add_row_maps(kernels);
+    add_product(kernels);
+    add_message(kernels);
+    add_peak(kernels);
+    return kernels;
+  }();
+  return &table;
+}
+
+int device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+void use(int device, void* stream) {
+  check(cudaSetDevice(device), "choice of the device");
+  current_stream() = static_cast<cudaStream_t>(stream);
+}
+
+}  // namespace
+}  // namespace tesseral::cuda
+
+extern "C" __attribute__((visibility("default"))) const tesseral::CudaLibrary* tesseral_cuda_library() {
+  using namespace tesseral::cuda;
+  static const tesseral::CudaLibrary library{.layout = tesseral::cuda_library_layout,
+                                             .device_count = device_count,
+                                             .use = use,
+                                             .kernels_float32 = all_kernels<float>(),
+                                             .kernels_float64 = all_kernels<double>(),
+                                             .backend_float32 = make_backend<float, float>,
+                                             .backend_mixed = make_backend<float, double>,
+                                             .backend_float64 = make_backend<double, double>};
+  return &library;
+}

@@ -1,0 +1,17 @@
+// Small tables of the host (trees, terms, blocks) on the device.
+#pragma once
+
+#include <cstddef>
+
+namespace tesseral::cuda {
+
+/// A copy of `bytes` bytes on the current device that lasts as long as the process; made once for equal contents, so meant
+/// for what a model has a few of.
+const void* bytes_on_device(const void* source, std::size_t bytes);
+
+template <class T>
+const T* on_device(const T* source, std::size_t count) {
+  return static_cast<const T*>(bytes_on_device(source, count * sizeof(T)));
+}
+
+}  // namespace tesseral::cuda

@@ -1,0 +1,27 @@
+"""The device library compiled for the processor: CUDA's threads as fibers (kernel/src/cuda/emulation.hpp)."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+KERNEL = Path(__file__).parent.parent / "kernel"
+FLAGS = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+DEFINITIONS = ["-DTESSERAL_ISA=cuda", "-DTESSERAL_SCALAR", f"-I{KERNEL / 'include'}"]
+
+
+def build_emulated_device(folder: Path) -> Path:
+    """Compile kernel/src/cuda into `folder`; returns the library. Raises CalledProcessError."""
+
+    def compiled(source: Path) -> Path:
+        target = folder / f"{source.stem}.o"
+        language = ["-x", "c++", "-include", str(KERNEL / "src/cuda/emulation.hpp")]
+        subprocess.run(["c++", *FLAGS, *DEFINITIONS, *language, "-c", str(source), "-o", str(target)], check=True)
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compiled, sorted((KERNEL / "src/cuda").glob("*.cu"))))
+    library = folder / "libtesseral_cuda_emulated.so"
+    subprocess.run(["c++", "-shared", "-o", str(library), *map(str, objects)], check=True)
+    return library
