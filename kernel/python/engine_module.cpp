@@ -94,7 +94,8 @@ std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1
 
 nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
                   Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts, nb::object exchange,
-                  std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials) {
+                  std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials,
+                  int64_t list) {
   const size_t n_atoms = positions.shape(0);
   check_length(species.shape(0), n_atoms, "species");
   if (first.shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
@@ -113,6 +114,7 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
       .species = species.data(),
       .rows = rows.data(),
       .exchange = exchange.is_none() ? nullptr : &python_exchange,
+      .list = list,
   };
   {
     const nb::gil_scoped_release release;
@@ -170,12 +172,15 @@ NB_MODULE(_engine, module) {
   nb::class_<Engine>(module, "Engine")
       .def(
           "__init__",
-          [](Engine* self, const std::string& path, const std::string& dtype, int threads, const std::string& instructions) {
-            new (self) Engine(path, {precision_of(dtype), threads, instructions});
+          [](Engine* self, const std::string& path, const std::string& dtype, int threads, const std::string& instructions,
+             const std::string& device) {
+            new (self) Engine(path, {precision_of(dtype), threads, instructions, device});
           },
           nb::arg("path"), nb::arg("dtype") = "mixed", nb::arg("threads") = 1, nb::arg("instruction_set") = "auto",
+          nb::arg("device") = "cpu",
           "Read a model file. dtype: float64, float32 or mixed (float32 arithmetic, float64 sums); instruction_set: auto,\n"
-          "baseline, avx2 or avx512. Raises RuntimeError naming the file and its fault, ValueError for the other arguments.")
+          "baseline, avx2 or avx512; device: cpu, cuda or cuda:N. Raises RuntimeError naming the file and its fault or what a\n"
+          "device lacks, ValueError for the other arguments.")
       .def_prop_ro("cutoff", &Engine::cutoff, "Cutoff in Å.")
       .def_prop_ro("species", &Engine::species, "Element symbols in the order of the species indices.")
       .def_prop_ro("metadata", &Engine::metadata, "The model's metadata as JSON text.")
@@ -185,6 +190,7 @@ NB_MODULE(_engine, module) {
       .def(
           "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
           nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(), nb::arg("neighbor_virials").none() = nb::none(),
+          nb::arg("list") = 0,
           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i; None: none). Edges beyond "
@@ -193,6 +199,8 @@ NB_MODULE(_engine, module) {
           "centers, `exchange` has methods forward(rows), which copies the rows of centers to their ghosts, and\n"
           "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
           "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
+          "A `list` other than 0 says that species and neighbour list are those of the call before with the same number: a\n"
+          "device keeps them.\n"
           "Raises ValueError for indices out of range and for neighbours without features,\n"
           "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),

@@ -21,9 +21,9 @@ struct CudaLibrary {
   /// the shapes) lies on the device, and a call returns when its work is in the stream.
   const Kernels<float>* kernels_float32;
   const Kernels<double>* kernels_float64;
-  std::unique_ptr<EngineBackend> (*backend_float32)(const EngineParameters<float>&);
-  std::unique_ptr<EngineBackend> (*backend_mixed)(const EngineParameters<float>&);
-  std::unique_ptr<EngineBackend> (*backend_float64)(const EngineParameters<double>&);
+  std::unique_ptr<EngineBackend> (*backend_float32)(const EngineParameters<float>&, int device);
+  std::unique_ptr<EngineBackend> (*backend_mixed)(const EngineParameters<float>&, int device);
+  std::unique_ptr<EngineBackend> (*backend_float64)(const EngineParameters<double>&, int device);
 };
 
 /// Changes with everything that a library and its users must agree on.

@@ -31,6 +31,11 @@ int device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+template <class T, class Sum>
+std::unique_ptr<EngineBackend> backend(const EngineParameters<T>& parameters, int device) {
+  return make_backend<T, Sum>(parameters, device, *all_kernels<T>());
+}
+
 void use(int device, void* stream) {
   check(cudaSetDevice(device), "choice of the device");
   current_stream() = static_cast<cudaStream_t>(stream);
@@ -46,8 +51,8 @@ extern "C" __attribute__((visibility("default"))) const tesseral::CudaLibrary* t
                                              .use = use,
                                              .kernels_float32 = all_kernels<float>(),
                                              .kernels_float64 = all_kernels<double>(),
-                                             .backend_float32 = make_backend<float, float>,
-                                             .backend_mixed = make_backend<float, double>,
-                                             .backend_float64 = make_backend<double, double>};
+                                             .backend_float32 = backend<float, float>,
+                                             .backend_mixed = backend<float, double>,
+                                             .backend_float64 = backend<double, double>};
   return &library;
 }
