@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "tesseral/cuda_library.hpp"
 #include "tesseral/dispatch.hpp"
 #include "tesseral/engine.hpp"
 
@@ -129,7 +130,7 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
 /// Several configurations of one system, which share a neighbour list.
 nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> positions, Input<int32_t, nb::ndim<1>> species,
                         Input<int64_t, nb::ndim<1>> first, Input<int32_t, nb::ndim<1>> neighbors,
-                        std::optional<Vectors> shifts) {
+                        std::optional<Vectors> shifts, int64_t list) {
   const size_t n_batch = positions.shape(0), n_atoms = positions.shape(1);
   check_length(species.shape(0), n_atoms, "species");
   check_length(first.shape(0), n_atoms + 1, "first");
@@ -156,6 +157,7 @@ nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> posi
       .positions = positions.data(),
       .species = all_species.data(),
       .rows = rows.data(),
+      .list = list,
   };
   {
     const nb::gil_scoped_release release;
@@ -173,14 +175,13 @@ NB_MODULE(_engine, module) {
       .def(
           "__init__",
           [](Engine* self, const std::string& path, const std::string& dtype, int threads, const std::string& instructions,
-             const std::string& device) {
-            new (self) Engine(path, {precision_of(dtype), threads, instructions, device});
-          },
+             const std::string& device) { new (self) Engine(path, {precision_of(dtype), threads, instructions, device}); },
           nb::arg("path"), nb::arg("dtype") = "mixed", nb::arg("threads") = 1, nb::arg("instruction_set") = "auto",
           nb::arg("device") = "cpu",
           "Read a model file. dtype: float64, float32 or mixed (float32 arithmetic, float64 sums); instruction_set: auto,\n"
-          "baseline, avx2 or avx512; device: cpu, cuda or cuda:N. Raises RuntimeError naming the file and its fault or what a\n"
-          "device lacks, ValueError for the other arguments.")
+          "baseline, avx2 or avx512; device: cpu, cuda or cuda:N. Raises RuntimeError naming the file and its fault, "
+          "ValueError\n"
+          "for the other arguments.")
       .def_prop_ro("cutoff", &Engine::cutoff, "Cutoff in Å.")
       .def_prop_ro("species", &Engine::species, "Element symbols in the order of the species indices.")
       .def_prop_ro("metadata", &Engine::metadata, "The model's metadata as JSON text.")
@@ -204,10 +205,13 @@ NB_MODULE(_engine, module) {
           "Raises ValueError for indices out of range and for neighbours without features,\n"
           "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
-           nb::arg("shifts").none(),
+           nb::arg("shifts").none(), nb::arg("list") = 0,
            "Energies [B, N], forces [B, N, 3] and virials [B, N, 3, 3] of B configurations of one system that share a\n"
            "neighbour list, such as the beads of a path integral: positions [B, N, 3], the other arguments as in `compute`\n"
-           "with N centers. Errors as in `compute`; atoms are counted through all configurations.");
+           "with N centers, `list` also saying that B is the same. Errors as in `compute`; atoms are counted through all "
+           "configurations.");
+  module.def("use_cuda_library", &tesseral::use_cuda_library, nb::arg("path"),
+             "Let device cuda be the library at this path, for tests of one that is compiled for the processor.");
   module.def(
       "multiply_adds_per_second",
       [](const std::string& dtype, const std::string& instructions) {

@@ -228,15 +228,24 @@ class TypedBackend : public EngineBackend {
   }
 };
 
+/// The CUDA library; what it lacks is a fault of the options, not of the model file.
+const CudaLibrary& device_library() {
+  try {
+    return cuda_library();
+  } catch (const std::runtime_error& error) {
+    throw std::invalid_argument(error.what());
+  }
+}
+
 /// Number of a CUDA device by its name, or -1 for the processor.
 int device_number(const std::string& name) {
   if (name == "cpu") return -1;
-  if (name == "cuda") return 0;
-  const std::string prefix = "cuda:", digits = name.rfind(prefix, 0) == 0 ? name.substr(prefix.size()) : "";
+  const std::string prefix = "cuda:";
+  const std::string digits = name == "cuda" ? "0" : name.rfind(prefix, 0) == 0 ? name.substr(prefix.size()) : "";
   if (digits.empty() || digits.size() > 3 || digits.find_first_not_of("0123456789") != std::string::npos) {
     throw std::invalid_argument("device '" + name + "' is unknown: choose cpu, cuda or cuda:N");
   }
-  const int number = std::stoi(digits), count = cuda_library().device_count();
+  const int number = std::stoi(digits), count = device_library().device_count();
   if (number < count) return number;
   throw std::invalid_argument("device '" + name + "' does not exist: there are " + std::to_string(count) +
                               ", the first is cuda:0");
@@ -247,9 +256,9 @@ using DeviceBackend = std::unique_ptr<EngineBackend> (*)(const EngineParameters<
 
 template <class T, class Sum>
 std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, InstructionSet set, int device,
-                                            DeviceBackend<T> CudaLibrary::*on_device) {
+                                            DeviceBackend<T> CudaLibrary::* on_device) {
   if (device < 0) return std::make_unique<TypedBackend<T, Sum>>(file, set);
-  return (cuda_library().*on_device)(read_engine_parameters<T>(file), device);
+  return (device_library().*on_device)(read_engine_parameters<T>(file), device);
 }
 
 std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, const EngineOptions& options, InstructionSet set) {
@@ -304,6 +313,14 @@ struct Engine::State {
     return *pool;
   }
 };
+
+int cuda_device_count() {
+  try {
+    return cuda_library().device_count();
+  } catch (const std::runtime_error&) {
+    return 0;
+  }
+}
 
 NonFiniteResult::NonFiniteResult(const char* quantity, int64_t atom)
     : std::runtime_error(std::string("the ") + quantity + " of atom " + std::to_string(atom) +

@@ -71,6 +71,9 @@ struct __attribute__((visibility("default"))) NonFiniteResult : std::runtime_err
   NonFiniteResult(const char* quantity, int64_t atom);
 };
 
+/// Number of devices that "cuda:N" may name; 0 without a GPU or without the CUDA library.
+int cuda_device_count();
+
 struct EngineOptions {
   Precision precision = Precision::mixed;
   int threads = 1;

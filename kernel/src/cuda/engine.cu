@@ -1,10 +1,9 @@
 // The native engine on a device: the passes of engine_atoms.cpp as operators over chunks of centers. Between the passes only
 // features and their adjoints are kept; the backward pass computes A anew.
-#include "engine.hpp"
-
 #include <algorithm>
 #include <cmath>
 
+#include "engine.hpp"
 #include "engine_edges.hpp"
 #include "engine_parameters.hpp"
 #include "engine_readout.hpp"
@@ -25,10 +24,10 @@ struct Chunk {
 /// Arrays of one chunk.
 template <class T>
 struct ChunkArrays {
-  DeviceArray<T> phi, dphi;          // [n, n_inputs, LM]
-  DeviceArray<T> A, dA;              // [n, LM, row]
-  DeviceArray<T> message, dmessage;  // [n, message outputs, row], where they are mixed
-  DeviceArray<T> B, dB;              // [n, products, row]
+  DeviceArray<T> phi, dphi;            // [n, n_inputs, LM]
+  DeviceArray<T> A, dA;                // [n, LM, row]
+  DeviceArray<T> message, dmessage;    // [n, message outputs, row], where they are mixed
+  DeviceArray<T> B, dB;                // [n, products, row]
   DeviceArray<T> features, dfeatures;  // of the last layer [n, F]; of others dfeatures [n, feature_row]
 };
 
@@ -206,10 +205,10 @@ class CudaBackend : public EngineBackend {
   void finish() {
     const auto n_centers = static_cast<std::size_t>(atoms_.n_centers), n_atoms = static_cast<std::size_t>(atoms_.n_atoms);
     if (p_.has_repulsion) {
-      edges_.add_repulsion(atoms_, p_.repulsion,
-                           {on_device_.repulsion_strength.data(), on_device_.inverse_screening.data(),
-                            on_device_.repulsion_outer.data()},
-                           p_.density.n_species, energies_.data());
+      edges_.add_repulsion(
+          atoms_, p_.repulsion,
+          {on_device_.repulsion_strength.data(), on_device_.inverse_screening.data(), on_device_.repulsion_outer.data()},
+          p_.density.n_species, energies_.data());
     }
     mark_energies(atoms_, energies_.data());
     if (output_->virials) virials_.resize(9 * n_centers);
@@ -272,8 +271,14 @@ class CudaBackend : public EngineBackend {
   // ---- A ----
 
   Normalisers<T> normalisers() {
-    return {on_device_.normaliser.data(), n_layers(),          p_.density.n_species,    p_.n_inputs,
-            n_harmonics(),                p_.density.radial.n_radial, atoms_.n_centers, normaliser_sums_.data(),
+    return {on_device_.normaliser.data(),
+            n_layers(),
+            p_.density.n_species,
+            p_.n_inputs,
+            n_harmonics(),
+            p_.density.radial.n_radial,
+            atoms_.n_centers,
+            normaliser_sums_.data(),
             normaliser_adjoints_.data()};
   }
 
@@ -364,12 +369,12 @@ class CudaBackend : public EngineBackend {
       by_radial_.fill_zero();
     }
     kernels_.message_gradient(message_shape(message), message_inputs(layer, chunk), G, {0, chunk.size},
-                              {by_radial_.data(), by_harmonics_.data(), adjoints_[static_cast<std::size_t>(layer - 1)].data(),
-                               0, nullptr, nullptr});
+                              {by_radial_.data(), by_harmonics_.data(),
+                               adjoints_[static_cast<std::size_t>(layer - 1)].data(), 0, nullptr, nullptr});
     if (chunk.begin + chunk.size < atoms_.n_centers) return;
     more_gradients_.resize(edges_.gradients.size());
-    kernels_.harmonics_gradient(p_.density.harmonics, edges_.vectors.data(), nullptr, by_harmonics_.data(), {0, list_.listed},
-                                more_gradients_.data());
+    kernels_.harmonics_gradient(p_.density.harmonics, edges_.vectors.data(), nullptr, by_harmonics_.data(),
+                                {0, list_.listed}, more_gradients_.data());
     edges_.add_gradients(more_gradients_);
     edges_.add_radial_gradients(by_radial_, slopes_, message.shape.n_radial);
   }
@@ -389,9 +394,9 @@ class CudaBackend : public EngineBackend {
 
   ProductShape product_shape(int layer, Chunk chunk) const {
     const LayerProduct<T>& product = layer_of(layer).product;
-    return {n_harmonics(), row(),
-            product.n_nodes(), product.n_outputs(),
-            product.depth, product.tree.data(),
+    return {n_harmonics(),        row(),
+            product.n_nodes(),    product.n_outputs(),
+            product.depth,        product.tree.data(),
             product.roots.data(), species_of(chunk)};
   }
 
@@ -428,7 +433,8 @@ class CudaBackend : public EngineBackend {
     set_product(layer, chunk);
     T* features = features_of(own_features(layer), chunk);
     update(layer, chunk, features, feature_row());
-    if (!own.handed.empty()) map(own.handed, chunk, features, features_of(features_[static_cast<std::size_t>(layer)], chunk));
+    if (!own.handed.empty())
+      map(own.handed, chunk, features, features_of(features_[static_cast<std::size_t>(layer)], chunk));
     add_linear_energies(chunk.size, features, feature_row(), own.readout.data(), row(), p_.scale,
                         energies_.data() + chunk.begin);
   }
@@ -494,7 +500,8 @@ std::unique_ptr<EngineBackend> make_backend(const EngineParameters<T>& parameter
   return std::make_unique<CudaBackend<T, Sum>>(parameters, device, kernels);
 }
 
-template std::unique_ptr<EngineBackend> make_backend<float, float>(const EngineParameters<float>&, int, const Kernels<float>&);
+template std::unique_ptr<EngineBackend> make_backend<float, float>(const EngineParameters<float>&, int,
+                                                                   const Kernels<float>&);
 template std::unique_ptr<EngineBackend> make_backend<float, double>(const EngineParameters<float>&, int,
                                                                     const Kernels<float>&);
 template std::unique_ptr<EngineBackend> make_backend<double, double>(const EngineParameters<double>&, int,

@@ -1,6 +1,5 @@
 // One warp works on one center; its lanes take the edges in turn.
 #include "engine_edges.hpp"
-
 #include "kernels.hpp"
 #include "tesseral/repulsion.hpp"
 
@@ -249,7 +248,8 @@ void DeviceEdges<T>::take(const DeviceAtoms& atoms, const DeviceList& list, T cu
   launch(sum_blocks, n_blocks, scan_threads, 0, first.data(), n, block_sums_.data());
   launch(scan_sums, 1, scan_threads, 0, block_sums_.data(), n_blocks);
   launch(scan_blocks, n_blocks, scan_threads, 0, first.data(), n, block_sums_.data());
-  const Taken<T> out{first.data(), neighbors.data(), neighbor_species.data(), tables.data(), vectors.data(), distances.data()};
+  const Taken<T> out{first.data(),  neighbors.data(), neighbor_species.data(),
+                     tables.data(), vectors.data(),   distances.data()};
   launch(fill_edges<T>, blocks_for(n, warps), threads, 0, given, wide_cutoff, atoms.species.data(), n_species, out);
   launch(fill_rest<T>, blocks_for(list.listed, threads), threads, 0, n, list.listed, 2 * wide_cutoff, out);
 }

@@ -10,10 +10,10 @@ namespace tesseral::cuda {
 /// Arrays of the atoms of a call.
 struct DeviceAtoms {
   int64_t n_atoms = 0, n_centers = 0;
-  DeviceArray<double> positions;          // [n_atoms, 3]
-  DeviceArray<int64_t> species;           // [n_atoms]; 0 where the model leaves an atom out
-  DeviceArray<unsigned char> absent;      // [n_atoms] 1 where it does
-  DeviceArray<unsigned char> on_top;      // [n_centers] 1 where a neighbour is closer than shortest_distance
+  DeviceArray<double> positions;      // [n_atoms, 3]
+  DeviceArray<int64_t> species;       // [n_atoms]; 0 where the model leaves an atom out
+  DeviceArray<unsigned char> absent;  // [n_atoms] 1 where it does
+  DeviceArray<unsigned char> on_top;  // [n_centers] 1 where a neighbour is closer than shortest_distance
 };
 
 /// The neighbour list as it was given: listed edges of center i are first[i] .. first[i+1]-1.
@@ -35,10 +35,10 @@ struct PairTables {
 template <class T>
 class DeviceEdges {
  public:
-  DeviceArray<int64_t> first;                          // [n_centers+1]
-  DeviceArray<int64_t> neighbors, neighbor_species;    // [listed]
-  DeviceArray<int64_t> tables;                         // [listed] center's species * S + neighbour's
-  DeviceArray<T> vectors, distances, gradients;        // [listed, 3], [listed], [listed, 3] dE/d(vector)
+  DeviceArray<int64_t> first;                        // [n_centers+1]
+  DeviceArray<int64_t> neighbors, neighbor_species;  // [listed]
+  DeviceArray<int64_t> tables;                       // [listed] center's species * S + neighbour's
+  DeviceArray<T> vectors, distances, gradients;      // [listed, 3], [listed], [listed, 3] dE/d(vector)
 
   /// Sets all but the gradients.
   void take(const DeviceAtoms& atoms, const DeviceList& list, T cutoff, int n_species);

@@ -168,12 +168,12 @@ struct DeviceParameters {
     const RadialBasis<T>& basis = message.radial.basis;
     // the density's functions unless the layer has its own
     const AlignedVector<T>& tables = message.radial.tables.empty() ? p.radial.tables : message.radial.tables;
-    layer.message.emplace(DeviceMessage<T>{{basis, tables},
-                                           DeviceArray<T>::from(message.weights),
-                                           message_table(message.couplings),
-                                           {basis.n_radial, p.n_harmonics(), message.n_outputs,
-                                            (p.message_l + 1) * (p.message_l + 1), p.channel_row, nullptr},
-                                           {}});
+    layer.message.emplace(DeviceMessage<T>{
+        {basis, tables},
+        DeviceArray<T>::from(message.weights),
+        message_table(message.couplings),
+        {basis.n_radial, p.n_harmonics(), message.n_outputs, (p.message_l + 1) * (p.message_l + 1), p.channel_row, nullptr},
+        {}});
     if (message.mixing.empty()) return;
     std::vector<RowBlock> blocks;  // several may have the same degree, or none
     int first = 0;

@@ -1,8 +1,8 @@
-// One warp works on one atom at a time: its lanes take the neurons of a layer in turn, and their inputs lie in shared memory.
-#include "engine_readout.hpp"
-
+// One warp works on one atom at a time: its lanes take the neurons of a layer in turn, and their inputs lie in shared
+// memory.
 #include <algorithm>
 
+#include "engine_readout.hpp"
 #include "kernels.hpp"
 
 namespace tesseral::cuda {
@@ -134,8 +134,8 @@ void DeviceReadout<T>::run(int64_t n_atoms, const T* x, T* dx, int row, double* 
 template <class T>
 void add_linear_energies(int64_t n_atoms, const T* features, int64_t atom_stride, const T* linear, int row, T scale,
                          double* energies) {
-  launch(linear_energies<T>, blocks_for(n_atoms, threads / warp_size), threads, 0, n_atoms, features, atom_stride, linear, row,
-         scale, energies);
+  launch(linear_energies<T>, blocks_for(n_atoms, threads / warp_size), threads, 0, n_atoms, features, atom_stride, linear,
+         row, scale, energies);
 }
 
 template class DeviceReadout<float>;

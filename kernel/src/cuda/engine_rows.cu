@@ -1,5 +1,4 @@
 #include "engine_rows.hpp"
-
 #include "kernels.hpp"
 
 namespace tesseral::cuda {
