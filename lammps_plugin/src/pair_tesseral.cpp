@@ -98,6 +98,9 @@ void PairTesseralBase::settings(int narg, char** arg) {
       }
       options_.threads = std::stoi(value);
     } else {
+      if (value != "cpu" && value != "cuda" && value.rfind("cuda:", 0) != 0) {
+        fail("device " + quoted(value) + " is unknown: choose cpu, cuda or cuda:N");
+      }
       options_.device = value == "cuda" ? device_of_rank() : value;
     }
   }
