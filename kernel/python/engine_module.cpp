@@ -215,11 +215,22 @@ NB_MODULE(_engine, module) {
   module.def(
       "multiply_adds_per_second",
       [](const std::string& dtype, const std::string& instructions) {
+        if (instructions.rfind("cuda", 0) == 0) {
+          const int device = tesseral::device_number(instructions);
+          const tesseral::CudaLibrary& library = tesseral::cuda_library();
+          library.use(device, nullptr);
+          return precision_of(dtype) == Precision::float64 ? library.kernels_float64->multiply_adds_per_second()
+                                                           : library.kernels_float32->multiply_adds_per_second();
+        }
         const InstructionSet set = instruction_set_named(instructions);
         return precision_of(dtype) == Precision::float64 ? kernels_for<double>(set).multiply_adds_per_second()
                                                          : kernels_for<float>(set).multiply_adds_per_second();
       },
       nb::arg("dtype") = "float32", nb::arg("instruction_set") = "auto",
-      "Multiply-adds per second of one core in registers, in the arithmetic of a dtype (mixed: float32); takes 0.1 s.\n"
-      "Raises ValueError for what does not exist or is not available here.");
+      "Multiply-adds per second of one core in registers, or with cuda or cuda:N of a GPU, in the arithmetic of a dtype\n"
+      "(mixed: float32); takes 0.1 s. Raises ValueError for what does not exist or is not available here.");
+  module.def(
+      "device_memory_used",
+      [](const std::string& device) { return tesseral::cuda_library().memory_used(tesseral::device_number(device)); },
+      nb::arg("device"), "Bytes taken of the memory of device cuda or cuda:N. Raises ValueError where there is none.");
 }

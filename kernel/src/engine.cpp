@@ -237,20 +237,6 @@ const CudaLibrary& device_library() {
   }
 }
 
-/// Number of a CUDA device by its name, or -1 for the processor.
-int device_number(const std::string& name) {
-  if (name == "cpu") return -1;
-  const std::string prefix = "cuda:";
-  const std::string digits = name == "cuda" ? "0" : name.rfind(prefix, 0) == 0 ? name.substr(prefix.size()) : "";
-  if (digits.empty() || digits.size() > 3 || digits.find_first_not_of("0123456789") != std::string::npos) {
-    throw std::invalid_argument("device '" + name + "' is unknown: choose cpu, cuda or cuda:N");
-  }
-  const int number = std::stoi(digits), count = device_library().device_count();
-  if (number < count) return number;
-  throw std::invalid_argument("device '" + name + "' does not exist: there are " + std::to_string(count) +
-                              ", the first is cuda:0");
-}
-
 template <class T>
 using DeviceBackend = std::unique_ptr<EngineBackend> (*)(const EngineParameters<T>&, int);
 
@@ -314,6 +300,19 @@ struct Engine::State {
   }
 };
 
+int device_number(const std::string& name) {
+  if (name == "cpu") return -1;
+  const std::string prefix = "cuda:";
+  const std::string digits = name == "cuda" ? "0" : name.rfind(prefix, 0) == 0 ? name.substr(prefix.size()) : "";
+  if (digits.empty() || digits.size() > 3 || digits.find_first_not_of("0123456789") != std::string::npos) {
+    throw std::invalid_argument("device '" + name + "' is unknown: choose cpu, cuda or cuda:N");
+  }
+  const int number = std::stoi(digits), count = device_library().device_count();
+  if (number < count) return number;
+  throw std::invalid_argument("device '" + name + "' does not exist: there are " + std::to_string(count) +
+                              ", the first is cuda:0");
+}
+
 int cuda_device_count() {
   try {
     return cuda_library().device_count();
@@ -321,12 +320,6 @@ int cuda_device_count() {
     return 0;
   }
 }
-
-NonFiniteResult::NonFiniteResult(const char* quantity, int64_t atom)
-    : std::runtime_error(std::string("the ") + quantity + " of atom " + std::to_string(atom) +
-                         " is not finite: check for atoms on top of each other and for non-finite positions"),
-      quantity(quantity),
-      atom(atom) {}
 
 Engine::Engine(const std::string& path, const EngineOptions& options) {
   if (options.threads < 1) {

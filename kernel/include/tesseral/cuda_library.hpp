@@ -15,6 +15,8 @@ namespace tesseral {
 struct CudaLibrary {
   int layout;  // cuda_library_layout of the headers it was compiled with
   int (*device_count)();
+  /// Bytes of a device that are taken, by whomever.
+  std::size_t (*memory_used)(int device);
   /// Which device and stream (a cudaStream_t) the calls of this thread use from now on.
   void (*use)(int device, void* stream);
   /// The operators: as those of the processor, but every array of numbers and indices (not the trees, tables and blocks of

@@ -68,11 +68,17 @@ struct __attribute__((visibility("default"))) NonFiniteResult : std::runtime_err
   std::string quantity;
   int64_t atom;
 
-  NonFiniteResult(const char* quantity, int64_t atom);
+  NonFiniteResult(const char* what, int64_t number)
+      : std::runtime_error(std::string("the ") + what + " of atom " + std::to_string(number) +
+                           " is not finite: check for atoms on top of each other and for non-finite positions"),
+        quantity(what),
+        atom(number) {}
 };
 
 /// Number of devices that "cuda:N" may name; 0 without a GPU or without the CUDA library.
 int cuda_device_count();
+/// The N of "cuda:N", 0 of "cuda", -1 of "cpu". Throws std::invalid_argument for other names and where there is no such device.
+int device_number(const std::string& name);
 
 struct EngineOptions {
   Precision precision = Precision::mixed;

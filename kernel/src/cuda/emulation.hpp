@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
@@ -30,13 +31,28 @@ constexpr int cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpy
 inline const char* cudaGetErrorString(cudaError_t) {
   return "out of memory";
 }
+namespace tesseral::cuda::emulation {
+constexpr std::size_t all_memory = std::size_t{16} << 30;
+inline std::map<void*, std::size_t>& allocations() {
+  static std::map<void*, std::size_t>& sizes = *new std::map<void*, std::size_t>;
+  return sizes;
+}
+}  // namespace tesseral::cuda::emulation
 inline cudaError_t cudaMalloc(void** pointer, std::size_t size) {
   *pointer = std::malloc(size > 0 ? size : 1);
-  if (*pointer) std::memset(*pointer, 0xff, size);  // not a number: what is read before it is written shows
-  return *pointer ? cudaSuccess : 2;
+  if (!*pointer) return 2;
+  std::memset(*pointer, 0xff, size);  // not a number: what is read before it is written shows
+  tesseral::cuda::emulation::allocations()[*pointer] = size;
+  return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* pointer) {
+  tesseral::cuda::emulation::allocations().erase(pointer);
   std::free(pointer);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *total = *free = tesseral::cuda::emulation::all_memory;
+  for (const auto& [pointer, size] : tesseral::cuda::emulation::allocations()) *free -= size;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, int, cudaStream_t) {

@@ -36,6 +36,13 @@ std::unique_ptr<EngineBackend> backend(const EngineParameters<T>& parameters, in
   return make_backend<T, Sum>(parameters, device, *all_kernels<T>());
 }
 
+std::size_t memory_used(int device) {
+  std::size_t free = 0, total = 0;
+  check(cudaSetDevice(device), "choice of the device");
+  check(cudaMemGetInfo(&free, &total), "memory");
+  return total - free;
+}
+
 void use(int device, void* stream) {
   check(cudaSetDevice(device), "choice of the device");
   current_stream() = static_cast<cudaStream_t>(stream);
@@ -48,6 +55,7 @@ extern "C" __attribute__((visibility("default"))) const tesseral::CudaLibrary* t
   using namespace tesseral::cuda;
   static const tesseral::CudaLibrary library{.layout = tesseral::cuda_library_layout,
                                              .device_count = device_count,
+                                             .memory_used = memory_used,
                                              .use = use,
                                              .kernels_float32 = all_kernels<float>(),
                                              .kernels_float64 = all_kernels<double>(),
