@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 KERNEL = Path(__file__).parent.parent / "kernel"
-FLAGS = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"]
 DEFINITIONS = ["-DTESSERAL_ISA=cuda", "-DTESSERAL_SCALAR", f"-I{KERNEL / 'include'}"]
 
 
@@ -21,7 +21,9 @@ def build_emulated_device(folder: Path) -> Path:
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, [*sorted((KERNEL / "src/cuda").glob("*.cu")), KERNEL / "src/message_table.cpp"]))
+        objects = list(
+            pool.map(compiled, [*sorted((KERNEL / "src/cuda").glob("*.cu")), KERNEL / "src/message_table.cpp"])
+        )
     library = folder / "libtesseral_cuda_emulated.so"
     subprocess.run(["c++", "-shared", "-o", str(library), *map(str, objects)], check=True)
     return library
