@@ -92,14 +92,14 @@ template <class V>
 void run_messages(const MessageShape<Element<V>>& shape, const MessageInputs<Element<V>>& inputs, Range atoms,
                   Element<V>* out) {
   using T = Element<V>;
-  if (atoms.begin == atoms.end || shape.row == 0) return;
+  if (atoms.begin == atoms.end || shape.row == 0 || shape.n_outputs == 0) return;
   MessageWork<T> work{shape, inputs, part_tables(shape, PartOrder::by_outputs), 1};
   const auto bytes = [&] {
     SharedParts memory(nullptr);
     EdgeBatch<V>(memory, work.batch, work.tables.couplings);
     return memory.used();
   };
-  work.batch = batch_of(64, bytes());
+  work.batch = batch_of(64, bytes(), 6 * 1024);
   const int n = channels_per_lane(shape.row, most_channels<V>, sizeof(T),
                                   {inputs.h.values, inputs.h.tangents, inputs.weights.values, inputs.weights.tangents, out});
   const WarpGrid grid(work.tables.n_groups * static_cast<int>(blocks_for(shape.row, n * warp_size)));

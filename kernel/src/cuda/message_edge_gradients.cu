@@ -215,7 +215,7 @@ void launch_edge_gradients(MessageWork<Element<V>> work, const Element<V>* G, Ra
     GradientMemory<V, CH>(memory, work);
     return memory.used();
   };
-  work.batch = batch_of(16, bytes());
+  work.batch = batch_of(16, bytes(), 10 * 1024);
   launch(edge_gradients<V, CH, with_geometry>, atoms.end - atoms.begin, most_warps * warp_size, most_warps * bytes(), work,
          bytes(), G, atoms.begin, outputs);
 }

@@ -103,7 +103,7 @@ void message_weight_gradients(const MessageShape<Element<V>>& shape, const Messa
     EdgeBatch<V>(memory, work.batch, work.tables.couplings);
     return memory.used();
   };
-  work.batch = batch_of(64, bytes());
+  work.batch = batch_of(64, bytes(), 6 * 1024);
   const int n = channels_per_lane(shape.row, most_channels<V>, sizeof(T), {inputs.h.values, inputs.h.tangents, G, out});
   const int n_chunks = (shape.n_radial + radial_chunk - 1) / radial_chunk;
   const int units = work.tables.n_parts * n_chunks * static_cast<int>(blocks_for(shape.row, n * warp_size));

@@ -68,10 +68,11 @@ class SharedParts {
   std::size_t used_ = 0;
 };
 
-/// Edges at a time: at most `most`, of which each takes so many bytes of the warp's share of the usual 48 kB.
-inline int batch_of(int most, std::size_t bytes_per_edge) {
-  const std::size_t room = 10 * 1024 / bytes_per_edge;
-  return room >= static_cast<std::size_t>(most) ? most : room > 0 ? static_cast<int>(room) : 1;
+/// Edges at a time: at most `most`, as many as fit into `room` bytes of the warp's shared memory. Few bytes leave much of it
+/// to the nearest cache, which is the same memory.
+inline int batch_of(int most, std::size_t bytes_per_edge, std::size_t room) {
+  const std::size_t fitting = room / bytes_per_edge;
+  return fitting >= static_cast<std::size_t>(most) ? most : fitting > 0 ? static_cast<int>(fitting) : 1;
 }
 
 /// The warps of a grid: so many `units` for each of some places (centers, or groups of them), in whole blocks for each
