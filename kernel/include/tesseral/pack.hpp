@@ -16,8 +16,8 @@
 #define TESSERAL_INLINE inline
 #define TESSERAL_ALWAYS_INLINE [[gnu::always_inline]] inline
 #endif
-/// Before a loop over a small constant number of packs, which shall stay in registers. Compilers for the processor that see the
-/// code of a device need none.
+/// Before a loop over a small constant number of packs, which shall stay in registers. Compilers for the processor that see
+/// the code of a device need none.
 #if defined(__CUDA_ARCH__)
 #define TESSERAL_UNROLL _Pragma("unroll")
 #elif defined(TESSERAL_SCALAR)
