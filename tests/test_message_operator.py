@@ -212,7 +212,7 @@ def test_messages_run_in_torchscript():
     [
         (lambda c: {"h": c.h[0]}, r"h: expected shape \[\*, \*, \*\]"),
         (lambda c: {"h": c.h.long()}, "h: expected float32 or float64"),
-        (lambda c: {"h": c.h.to("meta")}, "h: the compiled operators run on CPU tensors, got meta"),
+        (lambda c: {"h": c.h.to("meta")}, "h: the compiled operators run on CPU and CUDA tensors, got meta"),
         (lambda c: {"h": c.h.float()}, "radial is Double but h is Float: give both the same dtype"),
         (lambda c: {"radial": c.radial[:-1]}, "radial: expected shape"),
         (lambda c: {"angular": c.angular[:-1]}, "angular: expected shape"),
