@@ -14,6 +14,9 @@ from tesseral.models.coupling import tensor_basis
 from tesseral.models.message_coupling import message_table
 from tesseral.models.readout import normal_parameter
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Layer(torch.nn.Module):
     """Symmetric products of A and their update: the first layer.
@@ -64,7 +67,7 @@ class Layer(torch.nn.Module):
         """[l_out+1, K, K']"""
         return self.update_weights * self.update_factor
 
-    def _apply(self, function: Any, recurse: bool = True) -> Layer:
+    def _apply(self, function: Any, recurse: bool = True) -> Self:
         """Convert dtype or device; coupling coefficients are taken anew, never rounded on the way."""
         super()._apply(function, recurse)
         self.product_basis = torch.tensor(tensor_basis(self.l_max, self.nu, self.l_out).basis).to(self.path_scale)
