@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
-from tesseral.calculator.native import NativeModel, check_device, refuse_unknown_keywords, voigt_stresses
+from tesseral.calculator.native import NativeModel, refuse_unknown_keywords, voigt_stresses
 from tesseral.calculator.neighbors import VerletList
 
 #: Default Verlet skin in Å; silicon at 600 K then keeps a list for about 50 steps of 1 fs.
@@ -48,7 +48,7 @@ class TesseralCalculator(Calculator):
         Args:
             model: path of a model file, or the name of a shipped model such as ``silicon``.
             dtype: "float64"; "float32"; or "mixed", a float32 kernel with float64 accumulation.
-            device: "cpu".
+            device: "cpu", "cuda" (the first NVIDIA GPU) or "cuda:N".
             threads: threads of the engine and the neighbour list; None is 1 (start many jobs, or ask for
                 more).
             skin: extra radius of the neighbour list in Å. It changes the speed, not the results; 0 builds a
@@ -60,9 +60,8 @@ class TesseralCalculator(Calculator):
             FileNotFoundError: no such file and no shipped model of that name.
         """
         refuse_unknown_keywords("TesseralCalculator", unknown, OPTIONS)
-        check_device(device)
         super().__init__()
-        self.model = NativeModel(model, dtype, threads)
+        self.model = NativeModel(model, dtype, threads, device=device)
         self.metadata = self.model.metadata
         name = os.path.abspath(model) if os.path.isfile(model) else os.fspath(model)  # copies may be made elsewhere
         self.parameters.update(model=name, dtype=dtype, device=device, threads=self.model.threads, skin=float(skin))

@@ -62,7 +62,8 @@ class BeadModel(NativeModel):
         """
         edges = group.first, group.neighbors, group.shifts
         try:
-            return self._engine.compute_batch(group.positions, species, *edges)
+            number = self.list_number(species, *edges, len(group.positions))
+            return self._engine.compute_batch(group.positions, species, *edges, list=number)
         except RuntimeError as error:
             for member, positions in zip(group.members, group.positions, strict=True):
                 try:

@@ -21,6 +21,7 @@ def evaluate(
     images: Iterable[Atoms],
     *,
     dtype: str = "float64",
+    device: str = "cpu",
     threads: int | None = None,
     batch_atoms: int = 20_000,
 ) -> list[dict[str, Any]]:
@@ -30,6 +31,7 @@ def evaluate(
         model: path of a model file, or the name of a shipped model.
         images: structures; they are not changed.
         dtype: "float64", "float32" or "mixed".
+        device: "cpu", "cuda" (the first NVIDIA GPU) or "cuda:N".
         threads: threads of the engine; None is 1.
         batch_atoms: structures are joined until a call of the engine has about this many atoms; bounds
             memory.
@@ -48,7 +50,7 @@ def evaluate(
     """
     if batch_atoms < 1:
         raise ValueError(f"batch_atoms must be at least 1, got {batch_atoms}")
-    native = NativeModel(model, dtype, threads)
+    native = NativeModel(model, dtype, threads, device=device)
     results: list[dict[str, Any]] = []
     for batch in _batches(images, batch_atoms):
         results += _evaluate_batch(native, batch, len(results))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tesseral.calculator.bead_list import BeadList, BeadModel
 from tesseral.calculator.errors import StructureError
 from tesseral.calculator.ipi_programs import explained_start, guard_client, stop_ipi
-from tesseral.calculator.native import check_device, refuse_unknown_keywords
+from tesseral.calculator.native import refuse_unknown_keywords
 
 try:
     from ipi.pes.dummy import Dummy_driver
@@ -71,7 +71,7 @@ class TesseralDriver(Dummy_driver):
             template: structure file that ASE reads, with the atoms in i-PI's order. Elements and their number matter;
                 positions do not.
             dtype: "mixed", "float32" or "float64".
-            device: "cpu".
+            device: "cpu", "cuda" (the first NVIDIA GPU) or "cuda:N".
             threads: threads of the engine and the neighbour list.
             skin: extra radius of the neighbour list in Å. It changes the speed, not the results.
             pbc: periodic directions such as "TTT", "FFF" or "TTF"; None is what the template says, and TTT if it
@@ -89,12 +89,11 @@ class TesseralDriver(Dummy_driver):
             refuse_unknown_keywords("the i-PI driver", unknown, OPTIONS)
             if model is None or template is None or surplus:
                 raise TypeError("the i-PI driver needs model=FILE,template=FILE; all other options have names")
-            check_device(device)
             if not isinstance(atomic_energies, bool):
                 raise TypeError(f"atomic_energies must be true or false, got {atomic_energies!r}")
             if isinstance(skin, bool) or not isinstance(skin, (int, float)):
                 raise TypeError(f"skin must be a length in Å, got {skin!r}")
-            self.model = BeadModel(model, dtype, threads)
+            self.model = BeadModel(model, dtype, threads, device=device)
             atoms, says_pbc = read_template(os.fspath(template))
             self.numbers: NDArray[np.integer] = atoms.numbers
             try:

@@ -29,11 +29,16 @@ class NativeModel:
         threads: threads of the engine.
         cutoff: radius of the neighbour list in Å.
         species: element symbols in the order of the model's species indices.
-        instruction_set: what the engine chose on this processor.
+        instruction_set: what the engine chose on this processor, or cuda.
     """
 
     def __init__(
-        self, model: str | os.PathLike[str], dtype: str, threads: int | None, instruction_set: str = "auto"
+        self,
+        model: str | os.PathLike[str],
+        dtype: str,
+        threads: int | None,
+        instruction_set: str = "auto",
+        device: str = "cpu",
     ) -> None:
         """Open a model.
 
@@ -42,10 +47,11 @@ class NativeModel:
             dtype: one of :data:`DTYPES`.
             threads: at least 1; None is 1.
             instruction_set: auto (the best of this machine), baseline, avx2 or avx512.
+            device: cpu, cuda (the first NVIDIA GPU) or cuda:N.
 
         Raises:
             TypeError: threads is not a whole number.
-            ValueError: dtype, threads or instruction_set is not usable, or the file is not a usable model.
+            ValueError: dtype, threads, instruction_set or device is not usable, or the file is not a usable model.
             FileNotFoundError: no such file and no shipped model of that name.
         """
         from tesseral.kernel._engine import Engine
@@ -60,12 +66,14 @@ class NativeModel:
         self.metadata: dict[str, Any] = read_model(self.path).metadata
         self.dtype, self.threads = dtype, int(threads or 1)
         try:
-            self._engine = Engine(str(self.path), dtype, self.threads, instruction_set)
+            self._engine = Engine(str(self.path), dtype, self.threads, instruction_set, device)
         except RuntimeError as error:  # the engine's word for a file it cannot use
             raise ModelFileError(str(error)) from error
         self.cutoff = float(self._engine.cutoff)
         self.species = list(self._engine.species)
         self.instruction_set = str(self._engine.instruction_set)
+        self._list: tuple[Any, ...] = ()
+        self._list_number = 0
         self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
         for index, symbol in enumerate(self.species):
             if symbol not in atomic_numbers:
@@ -91,6 +99,21 @@ class NativeModel:
             raise StructureError(f"atom {atom} is {element}, but {self.path.name} knows {', '.join(self.species)}")
         return indices
 
+    def list_number(self, species: NDArray[np.int32], *arrays: object) -> int:
+        """A number that changes with a neighbour list, by which a device knows whether it has it already.
+
+        Args:
+            species: [n_atoms] of :meth:`species_indices`.
+            arrays: what else belongs to the list; unchanged if they are the same objects as before.
+        """
+        same = len(self._list) == len(arrays) + 1 and all(
+            old is new for old, new in zip(self._list[1:], arrays, strict=True)
+        )
+        if not same or not np.array_equal(self._list[0], species):
+            self._list = (species.copy(), *arrays)
+            self._list_number += 1
+        return self._list_number
+
     def compute(
         self,
         positions: NDArray[np.float64],
@@ -112,19 +135,10 @@ class NativeModel:
         """
         points = np.ascontiguousarray(positions, dtype=np.float64)
         try:
-            return self._engine.compute(points, species, first, neighbors, shifts)
+            number = self.list_number(species, first, neighbors, shifts)
+            return self._engine.compute(points, species, first, neighbors, shifts, list=number)
         except RuntimeError as error:
             raise CalculationFailed(f"{self.path.name}: {error}") from error
-
-
-def check_device(device: str) -> None:
-    """Refuse any device but the CPU.
-
-    Raises:
-        ValueError: another device.
-    """
-    if device != "cpu":
-        raise ValueError(f"device {device!r} is not supported: this version computes on the CPU only (device='cpu')")
 
 
 def refuse_unknown_keywords(function: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from ase.neighborlist import neighbor_list
 
 from device_emulation import build_emulated_device
 from tesseral.kernel import load_operators
+from tesseral.kernel._engine import use_cuda_library
 from tesseral.models.energy_model import EnergyModel
 from tesseral.models.file import save_model
 from tesseral.models.layered import LayeredModel
@@ -84,6 +85,15 @@ def emulated_device(tmp_path_factory) -> Path:
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler")
     return build_emulated_device(tmp_path_factory.mktemp("device"))
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> Iterator[str]:
+    """Each device in turn for the native engine; without a GPU, "cuda" is its code on the processor."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        use_cuda_library(str(request.getfixturevalue("emulated_device")))
+    yield request.param
+    use_cuda_library("")
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512", "cuda"])

@@ -42,10 +42,10 @@ class LennardJonesEngine:
     instruction_set = "numpy"
     n_calls = 0
 
-    def __init__(self, path: str, dtype: str, threads: int, instruction_set: str) -> None:
+    def __init__(self, path: str, dtype: str, threads: int, instruction_set: str, device: str) -> None:
         self.options = (path, dtype, threads)
 
-    def compute(self, positions, species, first, neighbors, shifts):
+    def compute(self, positions, species, first, neighbors, shifts, list=0):
         assert positions.dtype == shifts.dtype == np.float64 and positions.flags.c_contiguous
         assert species.dtype == neighbors.dtype == np.int32 and first.dtype == np.int64
         assert first[0] == 0 and first[-1] == len(neighbors) == len(shifts)
@@ -269,9 +269,9 @@ def test_copies_of_a_relative_path_work_in_another_folder(tmp_path, monkeypatch)
             "dtype must be one of float64, float32, mixed, got 'float46'; did you mean",
         ),
         (
-            {"device": "cuda"},
+            {"device": "gpu"},
             ValueError,
-            "device 'cuda' is not supported: this version computes on the CPU only",
+            "device 'gpu' is unknown: choose cpu, cuda or cuda:N",
         ),
         ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
         ({"threads": 1.5}, TypeError, "threads must be a whole number or None, got 1.5"),

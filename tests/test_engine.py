@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.data import atomic_numbers
-from tesseral.kernel._engine import Engine
+from tesseral.kernel._engine import Engine, use_cuda_library
 
 from tesseral.calculator.neighbors import neighbor_list
 from tesseral.models.file import load_torchscript, save_model
@@ -121,12 +121,12 @@ def assert_results_equal(actual, expected, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_native_equals_torchscript(case, tmp_path):
+def test_native_equals_torchscript(case, device, tmp_path):
     path = write_model(tmp_path / "model.pt", **CASES[case])
     for atoms in structures().values():
         expected = torchscript(path, atoms, SPECIES)
         for dtype, tolerance in TOLERANCE.items():
-            assert_results_equal(native(Engine(str(path), dtype), atoms, SPECIES), expected, tolerance)
+            assert_results_equal(native(Engine(str(path), dtype, device=device), atoms, SPECIES), expected, tolerance)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
@@ -147,14 +147,14 @@ def test_instruction_sets_and_threads_agree(dtype, default_model):
         assert np.array_equal(a, b)  # no dependence on timing
 
 
-def test_edges_beyond_the_cutoff_are_ignored(default_model):
-    engine = Engine(str(default_model), "float64")
+def test_edges_beyond_the_cutoff_are_ignored(default_model, device):
+    engine = Engine(str(default_model), "float64", device=device)
     atoms = structures()["small cell"]
     assert_results_equal(native(engine, atoms, SPECIES, 6.5), native(engine, atoms, SPECIES), 1e-13)
 
 
-def test_no_atoms_and_ghosts(default_model):
-    engine = Engine(str(default_model), "float64", 2)
+def test_no_atoms_and_ghosts(default_model, device):
+    engine = Engine(str(default_model), "float64", 2, device=device)
     empty = engine.compute(
         np.zeros((0, 3)),
         np.zeros(0, np.int32),
@@ -175,8 +175,8 @@ def test_no_atoms_and_ghosts(default_model):
     assert np.abs(forces[0]).max() > 0 and np.array_equal(forces[0], -forces[1])
 
 
-def test_batch_shares_one_neighbour_list(default_model):
-    engine = Engine(str(default_model), "float64")
+def test_batch_shares_one_neighbour_list(default_model, device):
+    engine = Engine(str(default_model), "float64", device=device)
     generator = np.random.default_rng(3)
     species, first = np.array([0, 1, 2], np.int32), np.array([0, 2, 4, 5])
     neighbors, shifts = np.array([1, 2, 0, 0, 0], np.int32), np.zeros((5, 3))
@@ -185,14 +185,15 @@ def test_batch_shares_one_neighbour_list(default_model):
     batch = engine.compute_batch(positions, species, first, neighbors, shifts)
     for index, single in enumerate(positions):
         for together, alone in zip(batch, engine.compute(single, species, first, neighbors, shifts), strict=True):
-            np.testing.assert_array_equal(together[index], alone)
+            # on a device, forces are summed in no fixed order
+            np.testing.assert_allclose(together[index], alone, rtol=0, atol=0 if device == "cpu" else 1e-12)
     assert engine.compute_batch(np.zeros((0, 3, 3)), species, first, neighbors, None)[1].shape == (0, 3, 3)
     with pytest.raises(ValueError, match="species has length 3, expected 2"):
         engine.compute_batch(positions[:, :2].copy(), species, first, neighbors, shifts)
 
 
-def test_input_is_checked(default_model):
-    engine = Engine(str(default_model))
+def test_input_is_checked(default_model, device):
+    engine = Engine(str(default_model), device=device)
     positions, species = np.array([[0.0, 0, 0], [0, 0, 1.0]]), np.array([0, 1], np.int32)
     first, neighbors, shifts = np.array([0, 1, 2]), np.array([1, 0], np.int32), np.zeros((2, 3))
     with pytest.raises(ValueError, match=r"species\[1\] = 3 is outside 0..2"):
@@ -207,6 +208,43 @@ def test_input_is_checked(default_model):
         engine.compute(np.zeros((2, 3)), species, first, neighbors, shifts)
     with pytest.raises(RuntimeError, match="not finite"):
         engine.compute(np.array([[0.0, 0, 0], [0, np.nan, 1.0]]), species, first, neighbors, shifts)
+
+
+def test_a_list_is_kept_while_its_number_stays(default_model, device):
+    """Only a device relies on the number; the processor reads every list."""
+    engine, atoms = Engine(str(default_model), "float64", device=device), structures()["small cell"]
+    indices, edges, shifts = graph(atoms, SPECIES, 4.5)
+    moved = atoms.positions + np.random.default_rng(5).normal(0, 0.05, atoms.positions.shape)
+    system = indices, edges.first, edges.neighbors, shifts
+    wanted = [engine.compute(positions, *system) for positions in (atoms.positions, moved)]
+    for positions, results in zip((atoms.positions, moved), wanted, strict=True):
+        assert_results_equal(engine.compute(positions, *system, list=1), results, 1e-13)
+    fewer = indices[:2], np.array([0, 1, 2]), np.array([1, 0], np.int32), None
+    assert_results_equal(
+        engine.compute(atoms.positions[:2], *fewer, list=2), engine.compute(atoms.positions[:2], *fewer), 1e-13
+    )
+    assert_results_equal(engine.compute(moved, *system, list=1), wanted[1], 1e-13)
+
+
+def test_devices_that_are_not_there_are_refused(default_model, device):
+    with pytest.raises(ValueError, match="device 'gpu' is unknown: choose cpu, cuda or cuda:N"):
+        Engine(str(default_model), device="gpu")
+    if device == "cuda":
+        assert Engine(str(default_model), device="cuda:0").instruction_set == "cuda"
+        with pytest.raises(ValueError, match=r"device 'cuda:999' does not exist: there are \d+, the first is cuda:0"):
+            Engine(str(default_model), device="cuda:999")
+
+
+def test_a_missing_or_foreign_cuda_library_is_told(default_model, tmp_path):
+    try:
+        use_cuda_library(str(tmp_path / "absent.so"))
+        with pytest.raises(ValueError, match=r"this build of tesseral has no CUDA library: .*\n.*absent\.so"):
+            Engine(str(default_model), device="cuda")
+        use_cuda_library("libm.so.6")
+        with pytest.raises(ValueError, match="the CUDA library belongs to another version of tesseral"):
+            Engine(str(default_model), device="cuda")
+    finally:
+        use_cuda_library("")
 
 
 def test_options_are_checked(default_model):
@@ -336,7 +374,7 @@ def test_threads_work_after_a_fork(default_model):
     script = f"""
 import multiprocessing, os
 import numpy as np
-from tesseral.kernel._engine import Engine
+from tesseral.kernel._engine import Engine, use_cuda_library
 engine = Engine({str(default_model)!r}, "float64", 2)
 arguments = (np.zeros((1, 3)), np.zeros(1, np.int32), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros((0, 3)))
 expected = engine.compute(*arguments)[0]

@@ -170,7 +170,7 @@ def test_periodicity_of_a_trajectory_file_is_taken_literally(driver, tmp_path):
         ({"template": "xenon.xyz"}, StructureError, "template xenon.xyz: atom 1 is Xe, but random.pt knows O, Si"),
         ({"model": "no.pt"}, FileNotFoundError, "no.pt: no such model file, and the shipped models are"),
         ({"dtype": "mixd"}, ValueError, "dtype must be one of .* got 'mixd'; did you mean 'mixed'"),
-        ({"device": "cuda"}, ValueError, "device 'cuda' is not supported"),
+        ({"device": "gpu"}, ValueError, "device 'gpu' is unknown: choose cpu, cuda or cuda:N"),
         ({"threads": 1.5}, TypeError, "threads must be a whole number or None, got 1.5"),
         ({"skin": "wide"}, TypeError, "skin must be a length in Å, got 'wide'"),
         ({"skin": -1.0}, ValueError, "skin must be a non-negative, finite length in Å, got -1.0"),

@@ -40,7 +40,7 @@ def refused(folder, commands: str, match: str, ranks: int = 1, **options) -> Non
         ("threads 0", "threads must be a whole number from 1 to 9999, got '0'"),
         ("threads 1.5", "threads must be a whole number"),
         ("threads", "keyword threads needs a value"),
-        ("device cuda", "device 'cuda' is not supported"),
+        ("device gpu", "device 'gpu' is unknown: choose cpu, cuda or cuda:N"),
     ],
 )
 def test_keywords_are_checked(folder, style, options, match):

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "tesseral/cuda_library.hpp"
 #include "tesseral/dispatch.hpp"
 #include "tesseral/engine.hpp"
 
@@ -94,7 +95,8 @@ std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1
 
 nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
                   Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts, nb::object exchange,
-                  std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials) {
+                  std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials,
+                  int64_t list) {
   const size_t n_atoms = positions.shape(0);
   check_length(species.shape(0), n_atoms, "species");
   if (first.shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
@@ -113,6 +115,7 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
       .species = species.data(),
       .rows = rows.data(),
       .exchange = exchange.is_none() ? nullptr : &python_exchange,
+      .list = list,
   };
   {
     const nb::gil_scoped_release release;
@@ -127,7 +130,7 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
 /// Several configurations of one system, which share a neighbour list.
 nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> positions, Input<int32_t, nb::ndim<1>> species,
                         Input<int64_t, nb::ndim<1>> first, Input<int32_t, nb::ndim<1>> neighbors,
-                        std::optional<Vectors> shifts) {
+                        std::optional<Vectors> shifts, int64_t list) {
   const size_t n_batch = positions.shape(0), n_atoms = positions.shape(1);
   check_length(species.shape(0), n_atoms, "species");
   check_length(first.shape(0), n_atoms + 1, "first");
@@ -154,6 +157,7 @@ nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> posi
       .positions = positions.data(),
       .species = all_species.data(),
       .rows = rows.data(),
+      .list = list,
   };
   {
     const nb::gil_scoped_release release;
@@ -170,12 +174,14 @@ NB_MODULE(_engine, module) {
   nb::class_<Engine>(module, "Engine")
       .def(
           "__init__",
-          [](Engine* self, const std::string& path, const std::string& dtype, int threads, const std::string& instructions) {
-            new (self) Engine(path, {precision_of(dtype), threads, instructions});
-          },
+          [](Engine* self, const std::string& path, const std::string& dtype, int threads, const std::string& instructions,
+             const std::string& device) { new (self) Engine(path, {precision_of(dtype), threads, instructions, device}); },
           nb::arg("path"), nb::arg("dtype") = "mixed", nb::arg("threads") = 1, nb::arg("instruction_set") = "auto",
+          nb::arg("device") = "cpu",
           "Read a model file. dtype: float64, float32 or mixed (float32 arithmetic, float64 sums); instruction_set: auto,\n"
-          "baseline, avx2 or avx512. Raises RuntimeError naming the file and its fault, ValueError for the other arguments.")
+          "baseline, avx2 or avx512; device: cpu, cuda or cuda:N. Raises RuntimeError naming the file and its fault, "
+          "ValueError\n"
+          "for the other arguments.")
       .def_prop_ro("cutoff", &Engine::cutoff, "Cutoff in Å.")
       .def_prop_ro("species", &Engine::species, "Element symbols in the order of the species indices.")
       .def_prop_ro("metadata", &Engine::metadata, "The model's metadata as JSON text.")
@@ -185,6 +191,7 @@ NB_MODULE(_engine, module) {
       .def(
           "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
           nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(), nb::arg("neighbor_virials").none() = nb::none(),
+          nb::arg("list") = 0,
           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i; None: none). Edges beyond "
@@ -193,21 +200,37 @@ NB_MODULE(_engine, module) {
           "centers, `exchange` has methods forward(rows), which copies the rows of centers to their ghosts, and\n"
           "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
           "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
+          "A `list` other than 0 says that species and neighbour list are those of the call before with the same number: a\n"
+          "device keeps them.\n"
           "Raises ValueError for indices out of range and for neighbours without features,\n"
           "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
-           nb::arg("shifts").none(),
+           nb::arg("shifts").none(), nb::arg("list") = 0,
            "Energies [B, N], forces [B, N, 3] and virials [B, N, 3, 3] of B configurations of one system that share a\n"
            "neighbour list, such as the beads of a path integral: positions [B, N, 3], the other arguments as in `compute`\n"
-           "with N centers. Errors as in `compute`; atoms are counted through all configurations.");
+           "with N centers, `list` also saying that B is the same. Errors as in `compute`; atoms are counted through all "
+           "configurations.");
+  module.def("use_cuda_library", &tesseral::use_cuda_library, nb::arg("path"),
+             "Let device cuda be the library at this path, for tests of one that is compiled for the processor.");
   module.def(
       "multiply_adds_per_second",
       [](const std::string& dtype, const std::string& instructions) {
+        if (instructions.rfind("cuda", 0) == 0) {
+          const int device = tesseral::device_number(instructions);
+          const tesseral::CudaLibrary& library = tesseral::cuda_library();
+          library.use(device, nullptr);
+          return precision_of(dtype) == Precision::float64 ? library.kernels_float64->multiply_adds_per_second()
+                                                           : library.kernels_float32->multiply_adds_per_second();
+        }
         const InstructionSet set = instruction_set_named(instructions);
         return precision_of(dtype) == Precision::float64 ? kernels_for<double>(set).multiply_adds_per_second()
                                                          : kernels_for<float>(set).multiply_adds_per_second();
       },
       nb::arg("dtype") = "float32", nb::arg("instruction_set") = "auto",
-      "Multiply-adds per second of one core in registers, in the arithmetic of a dtype (mixed: float32); takes 0.1 s.\n"
-      "Raises ValueError for what does not exist or is not available here.");
+      "Multiply-adds per second of one core in registers, or with cuda or cuda:N of a GPU, in the arithmetic of a dtype\n"
+      "(mixed: float32); takes 0.1 s. Raises ValueError for what does not exist or is not available here.");
+  module.def(
+      "device_memory_used",
+      [](const std::string& device) { return tesseral::cuda_library().memory_used(tesseral::device_number(device)); },
+      nb::arg("device"), "Bytes taken of the memory of device cuda or cuda:N. Raises ValueError where there is none.");
 }

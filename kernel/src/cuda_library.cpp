@@ -34,7 +34,7 @@ void* open_library() {
     errors += std::string("\n  ") + dlerror();
   }
   throw std::runtime_error(
-      "device cuda: this build of tesseral has no CUDA library: install it where nvcc is found (CUDA 12.8 or newer), or choose "
+      "device cuda: this build of tesseral has no CUDA library: install it where nvcc is found (CUDA 12.0 or newer), or choose "
       "device cpu. Tried:" +
       errors);
 }

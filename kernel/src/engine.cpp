@@ -7,8 +7,8 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "tesseral/cuda_library.hpp"
 #include "tesseral/dispatch.hpp"
-#include "tesseral/engine_backend.hpp"
 #include "tesseral/engine_parameters.hpp"
 
 namespace tesseral {
@@ -228,14 +228,34 @@ class TypedBackend : public EngineBackend {
   }
 };
 
-std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, Precision precision, InstructionSet set) {
-  switch (precision) {
+/// The CUDA library; what it lacks is a fault of the options, not of the model file.
+const CudaLibrary& device_library() {
+  try {
+    return cuda_library();
+  } catch (const std::runtime_error& error) {
+    throw std::invalid_argument(error.what());
+  }
+}
+
+template <class T>
+using DeviceBackend = std::unique_ptr<EngineBackend> (*)(const EngineParameters<T>&, int);
+
+template <class T, class Sum>
+std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, InstructionSet set, int device,
+                                            DeviceBackend<T> CudaLibrary::* on_device) {
+  if (device < 0) return std::make_unique<TypedBackend<T, Sum>>(file, set);
+  return (device_library().*on_device)(read_engine_parameters<T>(file), device);
+}
+
+std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, const EngineOptions& options, InstructionSet set) {
+  const int device = device_number(options.device);
+  switch (options.precision) {
     case Precision::float32:
-      return std::make_unique<TypedBackend<float, float>>(file, set);
+      return make_backend<float, float>(file, set, device, &CudaLibrary::backend_float32);
     case Precision::mixed:
-      return std::make_unique<TypedBackend<float, double>>(file, set);
+      return make_backend<float, double>(file, set, device, &CudaLibrary::backend_mixed);
     case Precision::float64:
-      return std::make_unique<TypedBackend<double, double>>(file, set);
+      return make_backend<double, double>(file, set, device, &CudaLibrary::backend_float64);
   }
   throw std::invalid_argument("unknown precision");
 }
@@ -247,6 +267,7 @@ struct Engine::State {
   std::vector<std::string> species, atom_columns;
   double cutoff;
   InstructionSet set;
+  std::string device;
   std::unique_ptr<EngineBackend> backend;
   int n_threads;
   std::unique_ptr<ThreadPool> pool;
@@ -256,7 +277,8 @@ struct Engine::State {
   State(const ModelFile& file, const EngineOptions& options)
       : metadata(file.metadata_text),
         set(instruction_set_named(options.instruction_set)),
-        backend(make_backend(file, options.precision, set)),
+        device(options.device),
+        backend(make_backend(file, options, set)),
         n_threads(options.threads),
         pool(std::make_unique<ThreadPool>(n_threads)),
         owner(getpid()) {
@@ -278,11 +300,26 @@ struct Engine::State {
   }
 };
 
-NonFiniteResult::NonFiniteResult(const char* quantity, int64_t atom)
-    : std::runtime_error(std::string("the ") + quantity + " of atom " + std::to_string(atom) +
-                         " is not finite: check for atoms on top of each other and for non-finite positions"),
-      quantity(quantity),
-      atom(atom) {}
+int device_number(const std::string& name) {
+  if (name == "cpu") return -1;
+  const std::string prefix = "cuda:";
+  const std::string digits = name == "cuda" ? "0" : name.rfind(prefix, 0) == 0 ? name.substr(prefix.size()) : "";
+  if (digits.empty() || digits.size() > 3 || digits.find_first_not_of("0123456789") != std::string::npos) {
+    throw std::invalid_argument("device '" + name + "' is unknown: choose cpu, cuda or cuda:N");
+  }
+  const int number = std::stoi(digits), count = device_library().device_count();
+  if (number < count) return number;
+  throw std::invalid_argument("device '" + name + "' does not exist: there are " + std::to_string(count) +
+                              ", the first is cuda:0");
+}
+
+int cuda_device_count() {
+  try {
+    return cuda_library().device_count();
+  } catch (const std::runtime_error&) {
+    return 0;
+  }
+}
 
 Engine::Engine(const std::string& path, const EngineOptions& options) {
   if (options.threads < 1) {
@@ -312,7 +349,7 @@ int64_t Engine::feature_row() const {
   return state_->backend->feature_row();
 }
 std::string Engine::instruction_set() const {
-  return kernels_for<double>(state_->set).instruction_set;
+  return state_->device == "cpu" ? kernels_for<double>(state_->set).instruction_set : "cuda";
 }
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {

@@ -13,6 +13,7 @@ namespace tesseral {
 struct ModelOptions {
   std::string precision = "mixed";  // float64, float32 or mixed
   int threads = 1;
+  std::string device = "cpu";  // or cuda:N
 
   Precision arithmetic() const {
     return precision == "float64" ? Precision::float64 : precision == "float32" ? Precision::float32 : Precision::mixed;

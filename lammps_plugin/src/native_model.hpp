@@ -8,7 +8,7 @@ namespace tesseral {
 class NativeModel : public Model {
  public:
   NativeModel(const std::string& path, const ModelOptions& options)
-      : engine_(path, {options.arithmetic(), options.threads, "auto"}) {}
+      : engine_(path, {options.arithmetic(), options.threads, "auto", options.device}) {}
 
   double cutoff() const override { return engine_.cutoff(); }
   const std::vector<std::string>& species() const override { return engine_.species(); }

@@ -43,6 +43,9 @@ std::unique_ptr<tesseral::Model> PairTesseral::open(const std::string& path, con
 }
 
 std::unique_ptr<tesseral::Model> PairTesseralTorch::open(const std::string& path, const tesseral::ModelOptions& options) {
+  if (options.device != "cpu") {
+    throw std::invalid_argument("pair_style tesseral/torch computes on the CPU only: write pair_style tesseral device cuda");
+  }
   return std::unique_ptr<tesseral::Model>(torch_opener()(path, options));
 }
 

@@ -97,10 +97,24 @@ void PairTesseralBase::settings(int narg, char** arg) {
         fail("threads must be a whole number from 1 to 9999, got " + quoted(value));
       }
       options_.threads = std::stoi(value);
-    } else if (value != "cpu") {
-      fail("device " + quoted(value) + " is not supported: this version computes on the CPU only (device cpu)");
+    } else {
+      if (value != "cpu" && value != "cuda" && value.rfind("cuda:", 0) != 0) {
+        fail("device " + quoted(value) + " is unknown: choose cpu, cuda or cuda:N");
+      }
+      options_.device = value == "cuda" ? device_of_rank() : value;
     }
   }
+}
+
+/// One device for each rank of a node, or several ranks for each if there are more of them.
+std::string PairTesseralBase::device_of_rank() const {
+  MPI_Comm node;
+  int rank = 0;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &rank);
+  MPI_Comm_free(&node);
+  const int n_devices = tesseral::cuda_device_count();
+  return "cuda:" + std::to_string(n_devices > 0 ? rank % n_devices : 0);
 }
 
 void PairTesseralBase::allocate() {
@@ -247,6 +261,10 @@ EngineInput PairTesseralBase::gather() {
     const int i = list->ilist[ii];
     rows_[static_cast<std::size_t>(i)] = {list->firstneigh[i], nullptr, list->numneigh[i]};
   }
+  if (neighbor->ago == 0 || species_ != listed_species_) {
+    listed_species_ = species_;
+    ++list_number_;
+  }
   const double* positions = n_atoms > 0 ? atom->x[0] : nullptr;
   if (units_.length != 1.0) {
     positions_.resize(3 * n);
@@ -259,7 +277,8 @@ EngineInput PairTesseralBase::gather() {
           .species = species_.data(),
           .rows = rows_.data(),
           .index_bits = NEIGHMASK,
-          .exchange = &exchange_};
+          .exchange = &exchange_,
+          .list = list_number_};
 }
 
 /// Atoms that are excluded against all others are not there: fix gcmc takes out atoms in that way to try deletions.

@@ -61,14 +61,17 @@ class PairTesseralBase : public Pair {
   std::map<std::string, Column> columns_;
 
   // working arrays, kept between steps
-  std::vector<double> positions_;  // [n, 3] Å; only where LAMMPS' unit is another
-  std::vector<int32_t> species_;   // [n]
+  std::vector<double> positions_;        // [n, 3] Å; only where LAMMPS' unit is another
+  std::vector<int32_t> species_;         // [n]
+  std::vector<int32_t> listed_species_;  // those that belong to list_number_
+  int64_t list_number_ = 0;              // EngineInput::list
   std::vector<tesseral::NeighborRow> rows_;
   std::vector<double> energies_, forces_, virials_, neighbor_virials_;
   std::vector<double*> column_pointers_;
 
   [[noreturn]] void fail(const std::string& what);
   [[noreturn]] void fail_on_this_rank(const std::string& what);
+  std::string device_of_rank() const;
   void allocate();
   void clear_flags();
   bool in_model(int type_i, int type_j) const;

@@ -15,15 +15,17 @@ namespace tesseral {
 struct CudaLibrary {
   int layout;  // cuda_library_layout of the headers it was compiled with
   int (*device_count)();
+  /// Bytes of a device that are taken, by whomever.
+  std::size_t (*memory_used)(int device);
   /// Which device and stream (a cudaStream_t) the calls of this thread use from now on.
   void (*use)(int device, void* stream);
   /// The operators: as those of the processor, but every array of numbers and indices (not the trees, tables and blocks of
   /// the shapes) lies on the device, and a call returns when its work is in the stream.
   const Kernels<float>* kernels_float32;
   const Kernels<double>* kernels_float64;
-  std::unique_ptr<EngineBackend> (*backend_float32)(const EngineParameters<float>&);
-  std::unique_ptr<EngineBackend> (*backend_mixed)(const EngineParameters<float>&);
-  std::unique_ptr<EngineBackend> (*backend_float64)(const EngineParameters<double>&);
+  std::unique_ptr<EngineBackend> (*backend_float32)(const EngineParameters<float>&, int device);
+  std::unique_ptr<EngineBackend> (*backend_mixed)(const EngineParameters<float>&, int device);
+  std::unique_ptr<EngineBackend> (*backend_float64)(const EngineParameters<double>&, int device);
 };
 
 /// Changes with everything that a library and its users must agree on.

@@ -44,6 +44,9 @@ struct EngineInput {
   const NeighborRow* rows = nullptr;    // [n_centers]
   int32_t index_bits = 0x7fffffff;      // bits of a neighbour that hold the atom index
   FeatureExchange* exchange = nullptr;  // models with several layers need one where neighbours are not centers
+  // names species and rows: those of a call with the number of the call before are the same, and need not be copied to a
+  // device again; 0: unknown
+  int64_t list = 0;
 
   /// Species of an atom that the model leaves out: no energy, no forces, nobody's neighbour.
   static constexpr int32_t absent = -1;
@@ -65,13 +68,23 @@ struct __attribute__((visibility("default"))) NonFiniteResult : std::runtime_err
   std::string quantity;
   int64_t atom;
 
-  NonFiniteResult(const char* quantity, int64_t atom);
+  NonFiniteResult(const char* what, int64_t number)
+      : std::runtime_error(std::string("the ") + what + " of atom " + std::to_string(number) +
+                           " is not finite: check for atoms on top of each other and for non-finite positions"),
+        quantity(what),
+        atom(number) {}
 };
+
+/// Number of devices that "cuda:N" may name; 0 without a GPU or without the CUDA library.
+int cuda_device_count();
+/// The N of "cuda:N", 0 of "cuda", -1 of "cpu". Throws std::invalid_argument for other names and where there is no such device.
+int device_number(const std::string& name);
 
 struct EngineOptions {
   Precision precision = Precision::mixed;
   int threads = 1;
   std::string instruction_set = "auto";  // or baseline, avx2, avx512
+  std::string device = "cpu";            // or cuda, cuda:1, ...
 };
 
 class Engine {
@@ -84,7 +97,7 @@ class Engine {
   double cutoff() const;
   const std::vector<std::string>& species() const;
   const std::string& metadata() const;  // JSON text
-  std::string instruction_set() const;
+  std::string instruction_set() const;  // "cuda" on a device
   int n_layers() const;
   /// Length of the rows that FeatureExchange gets; 0 for models with one layer, which exchange nothing.
   int64_t feature_row() const;

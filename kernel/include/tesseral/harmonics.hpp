@@ -6,17 +6,22 @@
 
 namespace tesseral::TESSERAL_ISA {
 
-/// The recursion's intermediate values for one pack of unit vectors; V is a pack or a dual of packs.
-template <class V>
+/// l_max of harmonics that is known at run time only.
+constexpr int any_l = -1;
+
+/// The recursion's intermediate values for one pack of unit vectors; V is a pack or a dual of packs. With L = l_max the
+/// loops have constant bounds: on a device the arrays are registers then.
+template <class V, int L = any_l>
 struct Harmonics {
   using T = Element<V>;
+  static constexpr int most = L == any_l ? max_l : L;
   const HarmonicConstants<T>& constants;
-  V cosine[max_l + 1];               // C_m = Re (x+iy)^m
-  V sine[max_l + 1];                 // S_m = Im (x+iy)^m
-  V legendre[max_l + 1][max_l + 1];  // F_lm(z)
+  V cosine[most + 1];              // C_m = Re (x+iy)^m
+  V sine[most + 1];                // S_m = Im (x+iy)^m
+  V legendre[most + 1][most + 1];  // F_lm(z)
 
   TESSERAL_INLINE Harmonics(const HarmonicConstants<T>& table, const V& x, const V& y, const V& z) : constants(table) {
-    const int l_max = table.l_max;
+    const int l_max = degree();
     cosine[0] = constant<V>(1);
     sine[0] = constant<V>(0);
     for (int m = 1; m <= l_max; ++m) {
@@ -32,10 +37,13 @@ struct Harmonics {
     }
   }
 
-  /// Y [LM]
-  TESSERAL_INLINE void values(V* out) const {
-    for (int l = 0; l <= constants.l_max; ++l) {
-      V* row = out + l * l + l;
+  TESSERAL_INLINE int degree() const { return L == any_l ? constants.l_max : L; }
+
+  /// Y [LM]; `out` is an array of V or counts as a pointer into one does.
+  template <class Out>
+  TESSERAL_INLINE void values(Out out) const {
+    for (int l = 0; l <= degree(); ++l) {
+      const Out row = out + l * l + l;
       row[0] = legendre[l][0];
       for (int m = 1; m <= l; ++m) {
         row[m] = legendre[l][m] * cosine[m];
@@ -47,9 +55,9 @@ struct Harmonics {
   /// Gradient of sum_lm t_lm Y_lm with x, y, z taken as independent variables.
   TESSERAL_INLINE void contract_gradient(const V* t, V& gx, V& gy, V& gz) const {
     gx = gy = gz = constant<V>(0);
-    for (int m = 0; m <= constants.l_max; ++m) {
+    for (int m = 0; m <= degree(); ++m) {
       V with_cosine = constant<V>(0), with_sine = constant<V>(0);
-      for (int l = m; l <= constants.l_max; ++l) {
+      for (int l = m; l <= degree(); ++l) {
         const V* row = t + l * l + l;
         with_cosine += legendre[l][m] * row[m];
         if (m > 0) with_sine += legendre[l][m] * row[-m];

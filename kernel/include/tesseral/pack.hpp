@@ -12,11 +12,14 @@
 #ifdef TESSERAL_SCALAR
 #define TESSERAL_INLINE __host__ __device__ inline
 #define TESSERAL_ALWAYS_INLINE __host__ __device__ __forceinline__
-/// Before a loop over a small constant number of packs, which shall stay in registers.
-#define TESSERAL_UNROLL _Pragma("unroll")
 #else
 #define TESSERAL_INLINE inline
 #define TESSERAL_ALWAYS_INLINE [[gnu::always_inline]] inline
+#endif
+/// Before a loop over a small constant number of packs, which shall stay in registers.
+#ifdef __CUDACC__
+#define TESSERAL_UNROLL _Pragma("unroll")
+#else
 #define TESSERAL_UNROLL _Pragma("GCC unroll 16")
 #endif
 

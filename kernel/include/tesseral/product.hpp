@@ -1,12 +1,17 @@
 // Symmetric products of atoms: polynomials in A_{k lm}, the same for every channel but for their coefficients,
-// evaluated as Horner trees with the channels in SIMD lanes. Value and gradient come from one traversal.
+// evaluated as Horner trees with the channels in SIMD lanes. Value and gradient come from one traversal, which serves
+// processors (ProductAtoms) and devices (src/cuda/product.cu).
 #pragma once
-
-#include <type_traits>
 
 #include "tesseral/operators.hpp"
 #include "tesseral/pack.hpp"
-#include "tesseral/rows.hpp"
+
+#ifdef __CUDA_ARCH__
+/// Before the loop over the nodes of a level, which are few.
+#define TESSERAL_SHORT_LOOP _Pragma("unroll 1")
+#else
+#define TESSERAL_SHORT_LOOP
+#endif
 
 namespace tesseral::TESSERAL_ISA {
 
@@ -53,32 +58,41 @@ struct ProductFactor {
   V gradient[B];
 };
 
-/// The product of N atoms for P packs of channels each, B packs in all, by a tree that is at most so deep.
-template <class V, int N, int P, int depth, Wanted wanted>
+/// The product of N atoms for P packs of channels each, B packs in all, by a tree that is at most so deep. `Factors` gives
+/// what ProductFactor holds, `Coefficients` and `CoefficientSums` do what a Stream does.
+template <class V, int N, int P, int depth, Wanted wanted, class Factors = ProductFactor<V, N * P>*,
+          class Coefficients = Stream<V>, class CoefficientSums = Stream<V>>
 struct ProductTraversal {
   using T = Element<V>;
   static constexpr int B = N * P;
   const TreeNode* tree;
-  ProductFactor<V, B>* factors;  // [LM]; gradients are added to
-  Stream<V> coefficients;        // of all atoms
-  Stream<V> coefficient_gradient;
+  Factors factors;            // [LM]; gradients are added to
+  Coefficients coefficients;  // of all atoms
+  CoefficientSums coefficient_gradient;
   int64_t node_stride;  // of both
   int64_t packs[P];     // where those of the packs begin
 
   /// value += sum over the nodes first..last-1 of A * (coefficient + sum over their children of the same); adjoint =
   /// d(total)/d(value) goes down the tree. The levels of the tree are unrolled, so that their sums stay in registers.
   template <int level = 1>
-  [[gnu::always_inline]] void visit(int first, int last, const V (&adjoint)[B], V (&value)[B]) const {
+  TESSERAL_ALWAYS_INLINE void visit(int first, int last, const V (&adjoint)[B], V (&value)[B]) const {
     int64_t own = first * node_stride;
-    for (const TreeNode* node = tree + first; node != tree + last; ++node, own += node_stride) {
-      ProductFactor<V, B>& component = factors[node->factor];
+    TESSERAL_SHORT_LOOP for (const TreeNode* node = tree + first; node != tree + last; ++node, own += node_stride) {
+      auto&& component = factors[node->factor];
       V factor[B], inner[B], coefficient[P];
       TESSERAL_UNROLL for (int p = 0; p < P; ++p) coefficient[p] = coefficients.get(own + packs[p]);
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
         factor[b] = component.A[b];
         inner[b] = coefficient[b % P];
-        if constexpr (wanted == Wanted::gradient_and_coefficients) {
+        if constexpr (wanted == Wanted::gradient_and_coefficients && N == 1) {
           coefficient_gradient.add(own + packs[b % P], adjoint[b] * factor[b]);
+        }
+      }
+      if constexpr (wanted == Wanted::gradient_and_coefficients && N > 1) {
+        TESSERAL_UNROLL for (int p = 0; p < P; ++p) {
+          V sum = adjoint[p] * factor[p];
+          TESSERAL_UNROLL for (int b = p + P; b < B; b += P) sum += adjoint[b] * factor[b];
+          coefficient_gradient.add(own + packs[p], sum);
         }
       }
       if constexpr (level < depth) {

@@ -1,10 +1,12 @@
 // Radial functions R_q(r) and their first derivative for one pack of distances; V is a pack or a dual of packs, and a
-// dual gives second derivatives.
+// dual gives second derivatives. Values and Slopes, where they go, are arrays of V or have their operator[].
 #pragma once
 
 #include "tesseral/operators.hpp"
 #include "tesseral/pack.hpp"
+#ifndef TESSERAL_SCALAR
 #include "tesseral/rows.hpp"
+#endif
 
 namespace tesseral::TESSERAL_ISA {
 
@@ -36,11 +38,21 @@ TESSERAL_INLINE void sine_cosine_pi(const V& x, V& sine, V& cosine) {
   cosine = T(-1) * (t * odd);
 }
 
+/// sqrt(2/rc); a thread of a device, where doubles are dear, stays in T.
+template <class T>
+TESSERAL_INLINE T bessel_norm(T cutoff) {
+  if constexpr (lanes<T> > 1) {
+    return T(__builtin_sqrt(2.0 / static_cast<double>(cutoff)));
+  } else {
+    return square_root(T(2) / cutoff);
+  }
+}
+
 /// R_n = sqrt(2/rc) sin(n pi r/rc)/r f, n = 1..n_radial.
-template <class V>
-TESSERAL_INLINE void bessel(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
+template <class V, class Values, class Slopes>
+TESSERAL_INLINE void bessel(const RadialBasis<Element<V>>& basis, const V& r, const V& x, Values R, Slopes dR) {
   using T = Element<V>;
-  const T norm = T(__builtin_sqrt(2.0 / static_cast<double>(basis.cutoff)));
+  const T norm = bessel_norm(basis.cutoff);
   const T frequency = T(3.14159265358979323846) / basis.cutoff;
   V f, df, s1, c1;
   envelope(x, f, df);
@@ -59,8 +71,8 @@ TESSERAL_INLINE void bessel(const RadialBasis<Element<V>>& basis, const V& r, co
 }
 
 /// R_q = T_q(y) f, y = 1 - 2 (1 - x)^2.
-template <class V>
-TESSERAL_INLINE void chebyshev(const RadialBasis<Element<V>>& basis, const V& x, V* R, V* dR) {
+template <class V, class Values, class Slopes>
+TESSERAL_INLINE void chebyshev(const RadialBasis<Element<V>>& basis, const V& x, Values R, Slopes dR) {
   using T = Element<V>;
   V f, df;
   envelope(x, f, df);
@@ -82,8 +94,8 @@ TESSERAL_INLINE void chebyshev(const RadialBasis<Element<V>>& basis, const V& x,
 }
 
 /// R_q = exp(-(r - mu_q)^2 / 2 sigma^2) f, mu_q = rc (q + 1/2)/n_radial, sigma = rc/n_radial.
-template <class V>
-TESSERAL_INLINE void gaussian(const RadialBasis<Element<V>>& basis, const V& r, const V& x, V* R, V* dR) {
+template <class V, class Values, class Slopes>
+TESSERAL_INLINE void gaussian(const RadialBasis<Element<V>>& basis, const V& r, const V& x, Values R, Slopes dR) {
   using T = Element<V>;
   const T sigma = basis.cutoff / T(basis.n_radial);
   V f, df;
@@ -100,36 +112,64 @@ TESSERAL_INLINE void gaussian(const RadialBasis<Element<V>>& basis, const V& r, 
 /// Spline table of each lane.
 using LaneTables = const int64_t*;
 
+#ifdef TESSERAL_SCALAR
+/// Neighbouring functions in a row of a table: what a thread reads at once.
+template <class T>
+struct alignas(16) FunctionPack {
+  static constexpr int count = 4;
+  T of[count];
+
+  TESSERAL_INLINE FunctionPack operator*(T factor) const {
+    return {of[0] * factor, of[1] * factor, of[2] * factor, of[3] * factor};
+  }
+  TESSERAL_INLINE FunctionPack operator+(const FunctionPack& other) const {
+    return {of[0] + other.of[0], of[1] + other.of[1], of[2] + other.of[2], of[3] + other.of[3]};
+  }
+};
+template <class T>
+TESSERAL_INLINE FunctionPack<T> load_functions(const T* row) {
+  return *reinterpret_cast<const FunctionPack<T>*>(row);
+}
+#else
+template <class T>
+using FunctionPack = Pack<T>;
+template <class T>
+TESSERAL_INLINE Pack<T> load_functions(const T* row) {
+  return load(row);
+}
+#endif
+
 /// Value, slope and half the second derivative of a polynomial, lowest power first, for a pack of functions; `row` from
 /// power to power.
 template <class T>
-TESSERAL_INLINE void polynomial(const T* coefficients, int n_powers, int row, T t, Pack<T>& value, Pack<T>& slope, Pack<T>& bend) {
-  value = load(coefficients + (n_powers - 1) * row);
-  slope = bend = Pack<T>{};
+TESSERAL_INLINE void polynomial(const T* coefficients, int n_powers, int row, T t, FunctionPack<T>& value,
+                                FunctionPack<T>& slope, FunctionPack<T>& bend) {
+  value = load_functions(coefficients + (n_powers - 1) * row);
+  slope = bend = FunctionPack<T>{};
   for (int power = n_powers - 2; power >= 0; --power) {
     bend = bend * t + slope;
     slope = slope * t + value;
-    value = value * t + load(coefficients + power * row);
+    value = value * t + load_functions(coefficients + power * row);
   }
 }
 
 /// A function of x from its value and slope by x, and with the derivative of both along x's tangent.
 template <class T>
 TESSERAL_INLINE void set_function(const Pack<T>&, const Pack<T>& value, const Pack<T>& slope, const Pack<T>&, Pack<T>& f,
-                         Pack<T>& df) {
+                                  Pack<T>& df) {
   f = value;
   df = slope;
 }
 template <class T>
 TESSERAL_INLINE void set_function(const Dual<Pack<T>>& x, const Pack<T>& value, const Pack<T>& slope, const Pack<T>& second,
-                         Dual<Pack<T>>& f, Dual<Pack<T>>& df) {
+                                  Dual<Pack<T>>& f, Dual<Pack<T>>& df) {
   f = {value, slope * x.tangent};
   df = {slope, second * x.tangent};
 }
 
 /// Piecewise polynomials from tables on a uniform grid. Functions fill the lanes while they are evaluated, edges afterwards.
-template <class V>
-TESSERAL_INLINE void spline(const RadialBasis<Element<V>>& basis, const V& x, LaneTables tables, V* R, V* dR) {
+template <class V, class Values, class Slopes>
+TESSERAL_INLINE void spline(const RadialBasis<Element<V>>& basis, const V& x, LaneTables tables, Values R, Slopes dR) {
   using T = Element<V>;
   using P = Pack<T>;
   const int n_intervals = basis.n_intervals, n_powers = basis.n_powers, row = basis.table_row;
@@ -144,28 +184,39 @@ TESSERAL_INLINE void spline(const RadialBasis<Element<V>>& basis, const V& x, La
   }
   const auto inside = value_of(x) < T(1);
   const P none = {};
-  for (int block = 0; block < basis.n_radial; block += lanes<T>) {
-    P values[lanes<T>], slopes[lanes<T>], bends[lanes<T>];
-    for (int lane = 0; lane < lanes<T>; ++lane) {
-      polynomial(pieces[lane] + block, n_powers, row, positions[lane], values[lane], slopes[lane], bends[lane]);
+  const T n = T(n_intervals);
+  const auto set = [&](int q, const P& value, const P& slope, const P& bend) {
+    V f, df;
+    set_function<T>(x, inside ? value : none, n * (inside ? slope : none), T(2) * n * n * (inside ? bend : none), f, df);
+    R[q] = f;
+    dR[q] = (T(1) / basis.cutoff) * df;
+  };
+  if constexpr (lanes<T> == 1) {
+    for (int block = 0; block < basis.n_radial; block += FunctionPack<T>::count) {
+      FunctionPack<T> values, slopes, bends;
+      polynomial(pieces[0] + block, n_powers, row, positions[0], values, slopes, bends);
+      for (int q = 0; q < FunctionPack<T>::count; ++q) {
+        if (block + q < basis.n_radial) set(block + q, values.of[q], slopes.of[q], bends.of[q]);
+      }
     }
-    transpose<T>(values);
-    transpose<T>(slopes);
-    if constexpr (sizeof(V) > sizeof(P)) transpose<T>(bends);
-    const T n = T(n_intervals);
-    for (int q = 0; q < lanes<T> && block + q < basis.n_radial; ++q) {
-      V& f = R[block + q];
-      V& df = dR[block + q];
-      set_function<T>(x, inside ? values[q] : none, n * (inside ? slopes[q] : none),
-                      T(2) * n * n * (inside ? bends[q] : none), f, df);
-      df = (T(1) / basis.cutoff) * df;
+  } else {
+    for (int block = 0; block < basis.n_radial; block += lanes<T>) {
+      P values[lanes<T>], slopes[lanes<T>], bends[lanes<T>];
+      for (int lane = 0; lane < lanes<T>; ++lane) {
+        polynomial(pieces[lane] + block, n_powers, row, positions[lane], values[lane], slopes[lane], bends[lane]);
+      }
+      transpose<T>(values);
+      transpose<T>(slopes);
+      if constexpr (sizeof(V) > sizeof(P)) transpose<T>(bends);
+      for (int q = 0; q < lanes<T> && block + q < basis.n_radial; ++q) set(block + q, values[q], slopes[q], bends[q]);
     }
   }
 }
 
 /// R_q and dR_q/dr [n_radial] at distances r; zero for r >= cutoff. `tables` of a spline may be null: the first.
-template <class V>
-TESSERAL_INLINE void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, LaneTables tables, V* R, V* dR) {
+template <class V, class Values, class Slopes>
+TESSERAL_INLINE void radial_functions(const RadialBasis<Element<V>>& basis, const V& r, LaneTables tables, Values R,
+                                      Slopes dR) {
   using T = Element<V>;
   const V scaled = (T(1) / basis.cutoff) * r;
   const V x = select(value_of(scaled) < T(1), scaled, constant<V>(1));

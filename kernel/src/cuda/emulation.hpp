@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #define __shared__ static
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 using cudaError_t = int;
 using cudaStream_t = void*;
@@ -28,13 +31,28 @@ constexpr int cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpy
 inline const char* cudaGetErrorString(cudaError_t) {
   return "out of memory";
 }
+namespace tesseral::cuda::emulation {
+constexpr std::size_t all_memory = std::size_t{16} << 30;
+inline std::map<void*, std::size_t>& allocations() {
+  static std::map<void*, std::size_t>& sizes = *new std::map<void*, std::size_t>;
+  return sizes;
+}
+}  // namespace tesseral::cuda::emulation
 inline cudaError_t cudaMalloc(void** pointer, std::size_t size) {
   *pointer = std::malloc(size > 0 ? size : 1);
-  if (*pointer) std::memset(*pointer, 0xff, size);  // not a number: what is read before it is written shows
-  return *pointer ? cudaSuccess : 2;
+  if (!*pointer) return 2;
+  std::memset(*pointer, 0xff, size);  // not a number: what is read before it is written shows
+  tesseral::cuda::emulation::allocations()[*pointer] = size;
+  return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* pointer) {
+  tesseral::cuda::emulation::allocations().erase(pointer);
   std::free(pointer);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *total = *free = tesseral::cuda::emulation::all_memory;
+  for (const auto& [pointer, size] : tesseral::cuda::emulation::allocations()) *free -= size;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, int, cudaStream_t) {
@@ -57,6 +75,11 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int) {
+  return cudaSuccess;
+}
+constexpr int cudaDevAttrMultiProcessorCount = 16;
+inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
+  *value = 1;
   return cudaSuccess;
 }
 
@@ -117,9 +140,21 @@ inline void enter() {
   state().fibers[threadIdx.x].finished = true;
 }
 
+inline void make_ready(Fiber& fiber) {
+  fiber.stack.resize(stack_bytes);
+  fiber.finished = false;
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.data();
+  fiber.context.uc_stack.ss_size = stack_bytes;
+  fiber.context.uc_link = &state().scheduler;
+  makecontext(&fiber.context, enter, 0);
+}
+
 /// Runs all blocks. A barrier that not all threads reach would hang a GPU; here it is an error.
 inline void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& body) {
   if (threads % lanes_of_warp != 0 || threads > 1024) throw std::logic_error("threads of a block: not whole warps");
+  static std::mutex running;  // threads of the host take turns
+  const std::lock_guard<std::mutex> lock(running);
   Block& block = state();
   block.fibers.resize(threads);
   block.body = &body;
@@ -131,15 +166,7 @@ inline void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, con
     block.all = {threads};
     block.warps.assign(threads / lanes_of_warp, {lanes_of_warp});
     block.exchanged.assign(threads, 0);
-    for (Fiber& fiber : block.fibers) {
-      fiber.stack.resize(stack_bytes);
-      fiber.finished = false;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.data();
-      fiber.context.uc_stack.ss_size = stack_bytes;
-      fiber.context.uc_link = &block.scheduler;
-      makecontext(&fiber.context, enter, 0);
-    }
+    for (Fiber& fiber : block.fibers) make_ready(fiber);
     unsigned finished = 0, waited = 0;
     while (finished < threads) {
       const unsigned before = finished, generation = block.all.generation;

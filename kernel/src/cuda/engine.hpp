@@ -8,8 +8,8 @@
 
 namespace tesseral::cuda {
 
-/// T: arithmetic; Sum: sums of forces and virials. On the device and stream that this thread uses now.
+/// T: arithmetic; Sum: sums of forces and virials.
 template <class T, class Sum>
-std::unique_ptr<EngineBackend> make_backend(const EngineParameters<T>& parameters);
+std::unique_ptr<EngineBackend> make_backend(const EngineParameters<T>& parameters, int device, const Kernels<T>& kernels);
 
 }  // namespace tesseral::cuda

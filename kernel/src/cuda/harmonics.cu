@@ -1,57 +1,77 @@
-// Spherical harmonics of edges and their gradient: one edge per thread.
-#include "tesseral/harmonics.hpp"
-
-#include "kernels.hpp"
+// Spherical harmonics of edges and their gradient: one edge per thread. Rows [LM] of a block's edges pass through shared
+// memory, one column per edge, so that neighbouring threads read and write neighbouring numbers.
+#include "geometry.hpp"
 
 namespace tesseral::cuda {
 namespace {
 
-constexpr int threads = 128;
-
-template <class V>
-__device__ Direction<V> direction_of(const Element<V>* vectors, const Element<V>* tangents, int64_t e) {
-  return {element<V>(vectors, tangents, 3 * e), element<V>(vectors, tangents, 3 * e + 1),
-          element<V>(vectors, tangents, 3 * e + 2)};
+template <class T, class V, int L>
+__global__ void values(const __grid_constant__ HarmonicConstants<T> constants, const T* vectors, const T* tangents,
+                       Range all, EdgeBlocks blocks, T* out) {
+  const EdgesOfBlock edges(all, blocks.at_once);
+  const int n_harmonics = harmonics_of<L>(constants.l_max), stride = blocks.stride;
+  V* Y = shared_memory<V>();
+  if (edges.own < edges.count) {
+    const auto unit = direction_of<V>(vectors, tangents, edges.begin + edges.own);
+    Harmonics<V, L>(constants, unit.x, unit.y, unit.z).values(Column<V>{Y + edges.own, stride});
+  }
+  __syncthreads();
+  edges.for_entries_of_rows(n_harmonics, [&](int row, int lm) {
+    out[(edges.begin + row) * n_harmonics + lm] = wanted_part(Y[lm * stride + row]);
+  });
 }
 
-template <class T, class V>
-__global__ void values(HarmonicConstants<T> constants, const T* vectors, const T* tangents, Range edges, T* out) {
-  const int64_t e = edges.begin + global_thread();
-  if (e >= edges.end) return;
+template <class T, class V, int L>
+__global__ void gradients(const __grid_constant__ HarmonicConstants<T> constants, const T* vectors, const T* tangents,
+                          const T* G, Range all, EdgeBlocks blocks, T* out) {
+  const EdgesOfBlock edges(all, blocks.at_once);
+  const int n_harmonics = harmonics_of<L>(constants.l_max), stride = blocks.stride;
+  T* columns = shared_memory<T>();
+  edges.for_entries_of_rows(
+      n_harmonics, [&](int row, int lm) { columns[lm * stride + row] = G[(edges.begin + row) * n_harmonics + lm]; });
+  __syncthreads();
+  if (edges.own >= edges.count) return;
+  const int64_t e = edges.begin + edges.own;
   const auto unit = direction_of<V>(vectors, tangents, e);
-  V Y[max_harmonics];
-  Harmonics<V>(constants, unit.x, unit.y, unit.z).values(Y);
-  const int n_harmonics = (constants.l_max + 1) * (constants.l_max + 1);
-  for (int lm = 0; lm < n_harmonics; ++lm) out[e * n_harmonics + lm] = wanted_part(Y[lm]);
-}
-
-template <class T, class V>
-__global__ void gradients(HarmonicConstants<T> constants, const T* vectors, const T* tangents, const T* G, Range edges,
-                          T* out) {
-  const int64_t e = edges.begin + global_thread();
-  if (e >= edges.end) return;
-  const auto unit = direction_of<V>(vectors, tangents, e);
-  const int n_harmonics = (constants.l_max + 1) * (constants.l_max + 1);
-  V cotangents[max_harmonics], gx, gy, gz;
-  for (int lm = 0; lm < n_harmonics; ++lm) cotangents[lm] = lift_to<V>(G[e * n_harmonics + lm]);
-  Harmonics<V>(constants, unit.x, unit.y, unit.z).contract_gradient(cotangents, gx, gy, gz);
+  V cotangents[harmonics_of<L>(max_l)], gx, gy, gz;
+  for (int lm = 0; lm < n_harmonics; ++lm) cotangents[lm] = lift_to<V>(columns[lm * stride + edges.own]);
+  Harmonics<V, L>(constants, unit.x, unit.y, unit.z).contract_gradient(cotangents, gx, gy, gz);
   unit.project(gx, gy, gz, constant<V>(0));
   out[3 * e] = wanted_part(gx);
   out[3 * e + 1] = wanted_part(gy);
   out[3 * e + 2] = wanted_part(gz);
 }
 
+template <class T, class V>
+void values_of_edges(const HarmonicConstants<T>& constants, const T* vectors, const T* tangents, Range edges, T* out) {
+  const EdgeBlocks blocks(edges, sizeof(V) * static_cast<std::size_t>(harmonics_of<any_l>(constants.l_max)));
+  with_l_max(constants.l_max, [&](auto l) {
+    launch(values<T, V, decltype(l)::value>, blocks.count, blocks.threads, blocks.shared_bytes, constants, vectors, tangents,
+           edges, blocks, out);
+  });
+}
+
+template <class T, class V>
+void gradients_of_edges(const HarmonicConstants<T>& constants, const T* vectors, const T* tangents, const T* G, Range edges,
+                        T* out) {
+  const EdgeBlocks blocks(edges, sizeof(T) * static_cast<std::size_t>(harmonics_of<any_l>(constants.l_max)));
+  with_l_max(constants.l_max, [&](auto l) {
+    launch(gradients<T, V, decltype(l)::value>, blocks.count, blocks.threads, blocks.shared_bytes, constants, vectors,
+           tangents, G, edges, blocks, out);
+  });
+}
+
 template <class T>
 void harmonics(const HarmonicConstants<T>& constants, const T* vectors, const T* tangents, Range edges, T* out) {
-  launch(tangents ? values<T, Dual<T>> : values<T, T>, blocks_for(edges.end - edges.begin, threads), threads, 0, constants,
-         vectors, tangents, edges, out);
+  if (tangents) return values_of_edges<T, Dual<T>>(constants, vectors, tangents, edges, out);
+  values_of_edges<T, T>(constants, vectors, tangents, edges, out);
 }
 
 template <class T>
 void harmonics_gradient(const HarmonicConstants<T>& constants, const T* vectors, const T* tangents, const T* G, Range edges,
                         T* out) {
-  launch(tangents ? gradients<T, Dual<T>> : gradients<T, T>, blocks_for(edges.end - edges.begin, threads), threads, 0,
-         constants, vectors, tangents, G, edges, out);
+  if (tangents) return gradients_of_edges<T, Dual<T>>(constants, vectors, tangents, G, edges, out);
+  gradients_of_edges<T, T>(constants, vectors, tangents, G, edges, out);
 }
 
 }  // namespace

@@ -31,6 +31,18 @@ int device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+template <class T, class Sum>
+std::unique_ptr<EngineBackend> backend(const EngineParameters<T>& parameters, int device) {
+  return make_backend<T, Sum>(parameters, device, *all_kernels<T>());
+}
+
+std::size_t memory_used(int device) {
+  std::size_t free = 0, total = 0;
+  check(cudaSetDevice(device), "choice of the device");
+  check(cudaMemGetInfo(&free, &total), "memory");
+  return total - free;
+}
+
 void use(int device, void* stream) {
   check(cudaSetDevice(device), "choice of the device");
   current_stream() = static_cast<cudaStream_t>(stream);
@@ -43,11 +55,12 @@ extern "C" __attribute__((visibility("default"))) const tesseral::CudaLibrary* t
   using namespace tesseral::cuda;
   static const tesseral::CudaLibrary library{.layout = tesseral::cuda_library_layout,
                                              .device_count = device_count,
+                                             .memory_used = memory_used,
                                              .use = use,
                                              .kernels_float32 = all_kernels<float>(),
                                              .kernels_float64 = all_kernels<double>(),
-                                             .backend_float32 = make_backend<float, float>,
-                                             .backend_mixed = make_backend<float, double>,
-                                             .backend_float64 = make_backend<double, double>};
+                                             .backend_float32 = backend<float, float>,
+                                             .backend_mixed = backend<float, double>,
+                                             .backend_float64 = backend<double, double>};
   return &library;
 }
