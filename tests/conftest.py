@@ -14,10 +14,10 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
-
 from device_emulation import build_emulated_device
-from tesseral.kernel import load_operators
 from tesseral.kernel._engine import use_cuda_library
+
+from tesseral.kernel import load_operators
 from tesseral.models.energy_model import EnergyModel
 from tesseral.models.file import save_model
 from tesseral.models.layered import LayeredModel
@@ -78,7 +78,8 @@ def write_random_model() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def emulated_device(tmp_path_factory) -> Path:
-    """The device library compiled for the processor; the environment variable TESSERAL_EMULATED_DEVICE names a ready one."""
+    """The device library compiled for the processor; the environment variable TESSERAL_EMULATED_DEVICE names a ready
+    one."""
     ready = os.environ.get("TESSERAL_EMULATED_DEVICE")
     if ready:
         return Path(ready)
@@ -96,10 +97,24 @@ def device(request) -> Iterator[str]:
     use_cuda_library("")
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def operator_device(request) -> Iterator[torch.device]:
+    """Each device in turn for the torch operators, as torch's default device; without a GPU, "cuda" is its code on the
+    processor, on CPU tensors."""
+    load_operators()
+    if request.param == "cuda" and torch.cuda.is_available():
+        torch.set_default_device("cuda")
+    elif request.param == "cuda":
+        torch.ops.tesseral.use_emulated_device(str(request.getfixturevalue("emulated_device")))
+    yield torch.get_default_device()
+    torch.set_default_device(None)
+    torch.ops.tesseral.use_instruction_set("auto")
+
+
 @pytest.fixture(params=["baseline", "avx2", "avx512", "cuda"])
 def instruction_set(request) -> Iterator[str]:
-    """Each instruction set in turn for the torch operators, skipped where this processor lacks it; "cuda" is the code of
-    devices on the processor."""
+    """Each instruction set in turn for the torch operators, skipped where this processor lacks it; "cuda" is the code
+    of devices on the processor."""
     load_operators()
     threads = torch.get_num_threads()
     if request.param == "cuda":

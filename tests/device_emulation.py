@@ -21,7 +21,9 @@ def build_emulated_device(folder: Path) -> Path:
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, [*sorted((KERNEL / "src/cuda").glob("*.cu")), KERNEL / "src/message_table.cpp"]))
+        objects = list(
+            pool.map(compiled, [*sorted((KERNEL / "src/cuda").glob("*.cu")), KERNEL / "src/message_table.cpp"])
+        )
     library = folder / "libtesseral_cuda_emulated.so"
     subprocess.run(["c++", "-shared", "-o", str(library), *map(str, objects)], check=True)
     return library

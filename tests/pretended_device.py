@@ -1,4 +1,4 @@
-"""A device that is none: its tensors lie on the CPU, but say that they are on a GPU and refuse to meet those of the CPU."""
+"""A device that is none: tensors that lie on the CPU, but say that they are on a GPU and refuse to meet other ones."""
 
 from __future__ import annotations
 

@@ -180,7 +180,9 @@ def test_batch_shares_one_neighbour_list(tensor_model, device):
     for index, single in enumerate(copies):
         for together, alone in zip(batch, engine.compute(single, *rest), strict=True):
             # the order of sums depends on the blocks of atoms, which go across the copies
-            np.testing.assert_allclose(together[index], alone, rtol=0, atol=(1e-14 if device == "cpu" else 1e-12) * np.abs(alone).max())
+            np.testing.assert_allclose(
+                together[index], alone, rtol=0, atol=(1e-14 if device == "cpu" else 1e-12) * np.abs(alone).max()
+            )
     assert engine.compute_batch(copies[:0], *rest)[1].shape == (0, len(atoms), 3)
 
 
@@ -248,7 +250,9 @@ def test_ranks_with_an_exchange_equal_one_process(dtype, tensor_model, device):
     ranks = Ranks(atoms, owners)
 
     def run(rank: int):
-        return Engine(str(tensor_model), dtype, device=device).compute(*ranks.local(rank), exchange=ranks.exchange(rank))
+        return Engine(str(tensor_model), dtype, device=device).compute(
+            *ranks.local(rank), exchange=ranks.exchange(rank)
+        )
 
     with ThreadPoolExecutor(len(owners)) as pool:
         results = list(pool.map(run, range(len(owners))))
@@ -260,7 +264,9 @@ def test_ranks_with_an_exchange_equal_one_process(dtype, tensor_model, device):
         for ghost, (owner, row) in enumerate(ranks.ghosts[rank]):
             forces[owners[owner][row]] += f[len(own) + ghost]
     assert_equal(
-        (energies, forces, virials), Engine(str(tensor_model), dtype, device=device).compute(*arguments(atoms)), TOLERANCE[dtype]
+        (energies, forces, virials),
+        Engine(str(tensor_model), dtype, device=device).compute(*arguments(atoms)),
+        TOLERANCE[dtype],
     )
 
 
