@@ -86,7 +86,7 @@ def here(make: Callable[[], EnergyModel]) -> Any:
 
 
 def choose_emulated(request: pytest.FixtureRequest, chosen: bool) -> None:
-    """Skips a test on `cuda` without a GPU, where the processor runs the code of devices slowly, unless it is chosen."""
+    """Skips a test on `cuda` without a GPU, where the processor runs its code slowly, unless it is chosen."""
     if request.node.callspec.params["operator_device"] == "cuda" and not torch.cuda.is_available() and not chosen:
         pytest.skip("slow without a GPU")
 

@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from mace_networks import arguments, random_network
 from model_contract import ARGUMENTS, crystal, graph, loss, spline_table
-from operator_checks import compiled, on_each_device
+from operator_checks import compiled, here, on_each_device
 from pretended_device import PRETENDED, Distant, PretendedDevice
 
 from tesseral.models.config import TrainingConfig
@@ -188,9 +188,8 @@ def test_indices_are_checked_again_when_they_change() -> None:
 
 @on_each_device
 def test_tables_are_read_again_when_they_change() -> None:
-    given, message = product(), {name: torch.as_tensor(value).clone() for name, value in MESSAGE.items()}
-    message = {name: value.to(torch.get_default_device()) for name, value in message.items()} | {"n_atoms": 2}
-    radial = edges()
+    given, radial = product(), edges()
+    message = {k: here(v).clone() if isinstance(v, torch.Tensor) else v for k, v in MESSAGE.items()}
     first = [compiled.symmetric_product(**given), compiled.message(**message), compiled.density(**radial)]
     given["tree"][0, 0] = 1 - given["tree"][0, 0]
     given["A"][:, 0] = 2.0
@@ -241,25 +240,25 @@ def test_a_model_computes_where_its_arguments_are(model: EnergyModel, atoms: Ato
     energies, gradients = model(*graph(atoms))
     derivatives = torch.autograd.grad(loss(model, atoms), list(model.parameters()))
     with PretendedDevice():
-        here = [tensor.to(PRETENDED) for tensor in graph(atoms)]
+        there = [tensor.to(PRETENDED) for tensor in graph(atoms)]
         with pytest.raises(RuntimeError, match="tensors on the CPU and on cuda:0"):
-            model(*here)
+            model(*there)
         model = copy.deepcopy(model).to(PRETENDED)
-        found = model(*here)
+        found = model(*there)
         assert all(isinstance(tensor, Distant) for tensor in found)
         assert torch.equal(found[0].cpu(), energies) and torch.equal(found[1].cpu(), gradients)
-        trained = model.training_energies_and_gradients(*here)
+        trained = model.training_energies_and_gradients(*there)
         weights = torch.linspace(-1.0, 1.0, trained[1].numel(), dtype=torch.float64, device=PRETENDED)
         total = trained[0].sum() + (trained[1] * weights.reshape(-1, 3)).sum() + trained[1].square().sum()
         for actual, expected in zip(torch.autograd.grad(total, list(model.parameters())), derivatives, strict=True):
             assert torch.equal(actual.cpu(), expected)
         assert all(array.dtype.kind in "if" for array in model.native_parameters().values())
         if not isinstance(model, MaceModel):
-            model.normalise(*here)
+            model.normalise(*there)
         if model.n_layers > 1:
             n_atoms, h = len(atoms), torch.zeros(0, device=PRETENDED)
             for index in range(model.n_layers):
-                h, parts = model.layer(index, *here, n_atoms, h)
+                h, parts = model.layer(index, *there, n_atoms, h)
                 assert isinstance(parts, Distant)
 
 
