@@ -14,7 +14,8 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
-from device_emulation import build_emulated_device
+from device_emulation import EMULATED_DEVICE, build_emulated_device
+from filelock import FileLock
 from tesseral.kernel._engine import use_cuda_library
 
 from tesseral.kernel import load_operators
@@ -78,14 +79,19 @@ def write_random_model() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def emulated_device(tmp_path_factory) -> Path:
-    """The device library compiled for the processor; the environment variable TESSERAL_EMULATED_DEVICE names a ready
-    one."""
+    """The device library compiled for the processor, once for all processes of the tests; the environment variable
+    TESSERAL_EMULATED_DEVICE names a ready one."""
     ready = os.environ.get("TESSERAL_EMULATED_DEVICE")
     if ready:
         return Path(ready)
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler")
-    return build_emulated_device(tmp_path_factory.mktemp("device"))
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "emulated_device"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        library = folder / EMULATED_DEVICE
+        return library if library.exists() else build_emulated_device(folder)
 
 
 @pytest.fixture(params=["cpu", "cuda"])

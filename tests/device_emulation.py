@@ -6,8 +6,10 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+#: name of the library
+EMULATED_DEVICE = "libtesseral_cuda_emulated.so"
 KERNEL = Path(__file__).parent.parent / "kernel"
-FLAGS = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"]
 DEFINITIONS = ["-DTESSERAL_ISA=cuda", "-DTESSERAL_SCALAR", f"-I{KERNEL / 'include'}"]
 
 
@@ -24,6 +26,6 @@ def build_emulated_device(folder: Path) -> Path:
         objects = list(
             pool.map(compiled, [*sorted((KERNEL / "src/cuda").glob("*.cu")), KERNEL / "src/message_table.cpp"])
         )
-    library = folder / "libtesseral_cuda_emulated.so"
+    library = folder / EMULATED_DEVICE
     subprocess.run(["c++", "-shared", "-o", str(library), *map(str, objects)], check=True)
     return library

@@ -16,9 +16,12 @@
 #define TESSERAL_INLINE inline
 #define TESSERAL_ALWAYS_INLINE [[gnu::always_inline]] inline
 #endif
-/// Before a loop over a small constant number of packs, which shall stay in registers.
-#ifdef __CUDACC__
+/// Before a loop over a small constant number of packs, which shall stay in registers. Compilers for the processor that see
+/// the code of a device need none.
+#if defined(__CUDA_ARCH__)
 #define TESSERAL_UNROLL _Pragma("unroll")
+#elif defined(TESSERAL_SCALAR)
+#define TESSERAL_UNROLL
 #else
 #define TESSERAL_UNROLL _Pragma("GCC unroll 16")
 #endif
@@ -49,16 +52,27 @@ constexpr int padded(int n) {
   return (n + lanes<T> - 1) / lanes<T> * lanes<T>;
 }
 
+#ifdef TESSERAL_SCALAR
 template <class T>
-TESSERAL_INLINE Pack<T> load(const T* source) {
+TESSERAL_INLINE T load(const T* source) {
+  return *source;
+}
+template <class T>
+TESSERAL_INLINE void store(T* target, T pack) {
+  *target = pack;
+}
+#else
+template <class T>
+inline Pack<T> load(const T* source) {
   Pack<T> pack;
   __builtin_memcpy(&pack, source, sizeof pack);
   return pack;
 }
 template <class T>
-TESSERAL_INLINE void store(T* target, const Pack<T>& pack) {
+inline void store(T* target, const Pack<T>& pack) {
   __builtin_memcpy(target, &pack, sizeof pack);
 }
+#endif
 template <class T>
 TESSERAL_INLINE Pack<T> broadcast(T value) {
   return Pack<T>{} + value;

@@ -21,6 +21,10 @@ namespace {
 constexpr int tile = 4;            // outputs of a lane: tile x tile
 constexpr int most_threads = 128;  // of a block
 
+/// Blocks that shall fit on a multiprocessor (0: as registers allow).
+template <class V, bool many_species>
+constexpr int blocks_at_once = sizeof(V) == sizeof(float) && !many_species ? 6 : 0;
+
 /// How the work is divided. Tile n of an atom has the outputs q = n / lm_tiles + a q_tiles and lm = n % lm_tiles + b
 /// lm_tiles with a, b < tile.
 struct Plan {
@@ -146,7 +150,7 @@ __device__ inline void put_edge(const DensityOptions<T>& options, const Edges<T>
 }
 
 template <class T, class V, int L, bool many_species>
-__global__ void __launch_bounds__(most_threads, many_species ? 0 : blocks_at_once<V>)
+__global__ void __launch_bounds__(most_threads, blocks_at_once<V, many_species>)
     densities(const __grid_constant__ DensityOptions<T> options, const Edges<T> edges, Range atoms,
               const __grid_constant__ Plan plan, T* out) {
   constexpr int word = Words<V>::count;
@@ -176,8 +180,8 @@ __global__ void __launch_bounds__(most_threads, many_species ? 0 : blocks_at_onc
   };
   if constexpr (many_species) {
     int* places = reinterpret_cast<int*>(Y + tile * plan.lm_tiles * plan.row - group * plan.batch) + 2 * group * plan.queue;
-    SpeciesQueue queue(places, plan.queue, edges.neighbor_species + begin, n_edges);
-    for (queue.fill(plan.batch, word, plan.lanes); __ballot_sync(all_lanes, queue.count() > 0) != 0;) {
+    SpeciesQueue queue(places, plan.queue, edges.neighbor_species + begin, n_edges, options.n_species, plan.lanes);
+    for (queue.fill(plan.batch, word); __ballot_sync(all_lanes, queue.count() > 0) != 0;) {
       const int count = queue.count() < plan.batch ? queue.count() : plan.batch;
       if (own < plan.batch && count > 0) {
         const int edge = own < count ? queue.edge(own) : SpeciesQueue::absent;
@@ -190,7 +194,7 @@ __global__ void __launch_bounds__(most_threads, many_species ? 0 : blocks_at_onc
       }
       __syncwarp();
       queue.remove(count);
-      queue.fill(plan.batch, word, plan.lanes);
+      queue.fill(plan.batch, word);
     }
   } else {
     const int parts = plan.lanes / plan.tiles;

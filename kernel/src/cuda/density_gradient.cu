@@ -5,11 +5,16 @@
 // of a group whose neighbours are of one species.
 #include "geometry.hpp"
 #include "tesseral/radial.hpp"
+#include "unroll.hpp"
 
 namespace tesseral::cuda {
 namespace {
 
 constexpr int most_threads = 128;  // of a block
+
+/// Blocks that shall fit on a multiprocessor (0: as registers allow).
+template <class V>
+constexpr int blocks_at_once = sizeof(V) == sizeof(float) ? 5 : 0;
 
 /// Numbers of a row of G: n from `first` on, of which those below n_harmonics exist. With L given and whole Words in a row
 /// they are read as such.
@@ -29,7 +34,6 @@ __device__ inline void read_row(const T* row, int first, int n_harmonics, T* out
 template <class T, class V, int L>
 __device__ inline V contract(const T* G, int n_radial, int n_harmonics, Column<V> R, Column<V> dR, const V* Y, V* t) {
   constexpr int n = L == any_l ? 16 : harmonics_of<L>(L);  // harmonics at once, in registers
-  constexpr int functions_at_once = 4;                     // else the compiler works out Y again for each to save registers
   V radial = constant<V>(0);
   for (int first = 0; first < n_harmonics; first += n) {
     V sums[n], y[n];
@@ -37,20 +41,17 @@ __device__ inline V contract(const T* G, int n_radial, int n_harmonics, Column<V
       sums[k] = constant<V>(0);
       y[k] = first + k < n_harmonics ? Y[first + k] : constant<V>(0);
     }
-    for (int block = 0; block < n_radial; block += functions_at_once) {
-      for (int step = 0; step < functions_at_once; ++step) {
-        const int q = block + step;
-        if (q >= n_radial) break;
-        T g[n];
-        read_row<T, L, n>(G + q * n_harmonics, first, n_harmonics, g);
-        const V value = R[q];
-        V slope = constant<V>(0);
-        for (int k = 0; k < n; ++k) {
-          sums[k] += g[k] * value;
-          slope += g[k] * y[k];
-        }
-        radial += slope * dR[q];
+    // several functions at once: else the compiler works out y again for each, to save registers
+    TESSERAL_UNROLL_FOUR for (int q = 0; q < n_radial; ++q) {
+      T g[n];
+      read_row<T, L, n>(G + q * n_harmonics, first, n_harmonics, g);
+      const V value = R[q];
+      V slope = constant<V>(0);
+      for (int k = 0; k < n; ++k) {
+        sums[k] += g[k] * value;
+        slope += g[k] * y[k];
       }
+      radial += slope * dR[q];
     }
     for (int k = 0; k < n; ++k) {
       if (first + k < n_harmonics) t[first + k] = sums[k];

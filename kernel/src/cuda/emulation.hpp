@@ -6,9 +6,11 @@
 
 #include <ucontext.h>
 
+#include <csetjmp>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -98,19 +100,22 @@ struct Barrier {
   unsigned size = 0, arrived = 0, generation = 0;
 };
 
+/// A thread of the block. Started once, it runs one kernel after the other; it changes with the scheduler by setjmp, which
+/// makes no system call.
 struct Fiber {
-  ucontext_t context;
+  std::jmp_buf place;
+  ucontext_t start;
   std::vector<char> stack;
-  bool finished = false;
+  bool started = false, finished = false;
 };
 
 struct Block {
-  std::vector<Fiber> fibers;
+  std::deque<Fiber> fibers;  // as many as any block has had
   std::vector<unsigned char> shared;
   Barrier all;
   std::vector<Barrier> warps;
   std::vector<uint64_t> exchanged;  // of each thread
-  ucontext_t scheduler;
+  std::jmp_buf scheduler;
   const std::function<void()>* body = nullptr;
 };
 
@@ -120,9 +125,7 @@ inline Block& state() {
 }
 
 inline void yield() {
-  const unsigned own = threadIdx.x;
-  Block& block = state();
-  swapcontext(&block.fibers[own].context, &block.scheduler);
+  if (_setjmp(state().fibers[threadIdx.x].place) == 0) _longjmp(state().scheduler, 1);
 }
 
 inline void wait(Barrier& barrier) {
@@ -135,19 +138,27 @@ inline void wait(Barrier& barrier) {
   while (barrier.generation == generation) yield();
 }
 
-inline void enter() {
-  (*state().body)();
-  state().fibers[threadIdx.x].finished = true;
+inline void live() {
+  for (;;) {
+    (*state().body)();
+    state().fibers[threadIdx.x].finished = true;
+    yield();
+  }
 }
 
-inline void make_ready(Fiber& fiber) {
+/// Runs thread `own` until it waits or ends.
+inline void resume(unsigned own) {
+  threadIdx.x = own;
+  Fiber& fiber = state().fibers[own];
+  if (_setjmp(state().scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
   fiber.stack.resize(stack_bytes);
-  fiber.finished = false;
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.data();
-  fiber.context.uc_stack.ss_size = stack_bytes;
-  fiber.context.uc_link = &state().scheduler;
-  makecontext(&fiber.context, enter, 0);
+  getcontext(&fiber.start);
+  fiber.start.uc_stack.ss_sp = fiber.stack.data();
+  fiber.start.uc_stack.ss_size = stack_bytes;
+  makecontext(&fiber.start, live, 0);
+  setcontext(&fiber.start);
 }
 
 /// Runs all blocks. A barrier that not all threads reach would hang a GPU; here it is an error.
@@ -156,7 +167,7 @@ inline void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, con
   static std::mutex running;  // threads of the host take turns
   const std::lock_guard<std::mutex> lock(running);
   Block& block = state();
-  block.fibers.resize(threads);
+  if (block.fibers.size() < threads) block.fibers.resize(threads);
   block.body = &body;
   gridDim.x = blocks;
   blockDim.x = threads;
@@ -166,7 +177,7 @@ inline void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, con
     block.all = {threads};
     block.warps.assign(threads / lanes_of_warp, {lanes_of_warp});
     block.exchanged.assign(threads, 0);
-    for (Fiber& fiber : block.fibers) make_ready(fiber);
+    for (unsigned t = 0; t < threads; ++t) block.fibers[t].finished = false;
     unsigned finished = 0, waited = 0;
     while (finished < threads) {
       const unsigned before = finished, generation = block.all.generation;
@@ -174,29 +185,40 @@ inline void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, con
       for (const Barrier& warp : block.warps) moved += warp.generation;
       for (unsigned t = 0; t < threads; ++t) {
         if (block.fibers[t].finished) continue;
-        threadIdx.x = t;
-        swapcontext(&block.scheduler, &block.fibers[t].context);
+        resume(t);
         finished += block.fibers[t].finished;
       }
       for (const Barrier& warp : block.warps) moved -= warp.generation;
       waited = finished == before && generation == block.all.generation && moved == 0 ? waited + 1 : 0;
-      if (waited > 2) throw std::logic_error("a barrier that not all threads of a block or warp reach");
+      if (waited > 2) {
+        block.fibers.clear();
+        throw std::logic_error("a barrier that not all threads of a block or warp reach");
+      }
     }
   }
 }
 
-/// What lane `source` of this thread's warp gives.
-template <class T>
-inline T exchange(T value, unsigned source) {
+/// What `read` makes of the values that the lanes of this thread's warp give.
+template <class T, class Read>
+inline auto exchange(T value, Read read) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   Block& block = state();
   const unsigned own = threadIdx.x, warp = own / lanes_of_warp;
   std::memcpy(&block.exchanged[own], &value, sizeof value);
   wait(block.warps[warp]);
-  T result;
-  std::memcpy(&result, &block.exchanged[warp * lanes_of_warp + source % lanes_of_warp], sizeof result);
+  const auto result = read([&](unsigned lane) {
+    T given;
+    std::memcpy(&given, &block.exchanged[warp * lanes_of_warp + lane % lanes_of_warp], sizeof given);
+    return given;
+  });
   wait(block.warps[warp]);
   return result;
+}
+
+/// What lane `source` gives.
+template <class T>
+inline T exchange(T value, unsigned source) {
+  return exchange(value, [=](auto value_of) { return value_of(source); });
 }
 
 }  // namespace tesseral::cuda::emulation
@@ -221,11 +243,11 @@ inline T __shfl_up_sync(unsigned, T value, unsigned delta) {
   return tesseral::cuda::emulation::exchange(value, lane < delta ? lane : lane - delta);
 }
 inline unsigned __ballot_sync(unsigned, bool predicate) {
-  unsigned votes = 0;
-  for (unsigned lane = 0; lane < 32; ++lane) {
-    votes |= static_cast<unsigned>(tesseral::cuda::emulation::exchange<unsigned>(predicate, lane)) << lane;
-  }
-  return votes;
+  return tesseral::cuda::emulation::exchange(predicate, [](auto value_of) {
+    unsigned votes = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) votes |= static_cast<unsigned>(value_of(lane)) << lane;
+    return votes;
+  });
 }
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);

@@ -54,10 +54,6 @@ inline int lanes_of_group(int64_t n_atoms, int least) {
   return lanes;
 }
 
-/// Blocks that shall fit on a multiprocessor, for __launch_bounds__: registers count first where numbers are large (0).
-template <class V>
-constexpr int blocks_at_once = sizeof(V) == sizeof(float) ? 6 : 0;
-
 /// Blocks of threads for edges of which each has a column of so many bytes in its block's shared memory.
 struct EdgeBlocks {
   int at_once = 128;  // edges of a block, a power of two
@@ -89,18 +85,19 @@ struct EdgesOfBlock {
     count = edges.end - begin < at_once ? static_cast<int>(edges.end - begin) : at_once;
   }
 
-  /// The block's threads call visit(row, n) for all entries n < length of the rows of these edges, neighbouring threads
-  /// for neighbouring entries.
+  /// The block's threads call visit(at, place) for all entries of the rows [count, length] of these edges, neighbouring
+  /// threads for neighbouring entries: number `at` of the rows is number `place` of columns with this stride.
   template <class Visit>
-  __device__ void for_entries_of_rows(int length, Visit visit) const {
+  __device__ void for_entries_of_rows(int length, int stride, Visit visit) const {
     const int step = static_cast<int>(blockDim.x), rows = step / length, entries = step % length;
-    int n = own % length;
-    for (int row = own / length; row < count; row += rows) {
-      visit(row, n);
+    int n = own % length, place = n * stride + own / length;
+    for (int at = own; at < count * length; at += step) {
+      visit(at, place);
       n += entries;
+      place += entries * stride + rows;
       if (n >= length) {
         n -= length;
-        ++row;
+        place += 1 - length * stride;
       }
     }
   }

@@ -16,9 +16,8 @@ __global__ void values(const __grid_constant__ HarmonicConstants<T> constants, c
     Harmonics<V, L>(constants, unit.x, unit.y, unit.z).values(Column<V>{Y + edges.own, stride});
   }
   __syncthreads();
-  edges.for_entries_of_rows(n_harmonics, [&](int row, int lm) {
-    out[(edges.begin + row) * n_harmonics + lm] = wanted_part(Y[lm * stride + row]);
-  });
+  T* rows = out + edges.begin * n_harmonics;
+  edges.for_entries_of_rows(n_harmonics, stride, [&](int at, int place) { rows[at] = wanted_part(Y[place]); });
 }
 
 template <class T, class V, int L>
@@ -27,8 +26,8 @@ __global__ void gradients(const __grid_constant__ HarmonicConstants<T> constants
   const EdgesOfBlock edges(all, blocks.at_once);
   const int n_harmonics = harmonics_of<L>(constants.l_max), stride = blocks.stride;
   T* columns = shared_memory<T>();
-  edges.for_entries_of_rows(
-      n_harmonics, [&](int row, int lm) { columns[lm * stride + row] = G[(edges.begin + row) * n_harmonics + lm]; });
+  const T* rows = G + edges.begin * n_harmonics;
+  edges.for_entries_of_rows(n_harmonics, stride, [&](int at, int place) { columns[place] = rows[at]; });
   __syncthreads();
   if (edges.own >= edges.count) return;
   const int64_t e = edges.begin + edges.own;

@@ -4,12 +4,12 @@
 //
 //   dh_k = sum_l R_lk s_lk,   dg_q = sum_lk W_lqk h_k s_lk,   dY_lm = c sum_k R_lk h_k G_{lm,k}
 //
-// A block has one center, each of its warps some of the center's edges (message_parts.hpp). A lane keeps the weights of all
-// paths and the G of all outputs for its CH channels in registers, so that an edge takes one pass: its g and Y from shared
-// memory, its h, one atomic addition to dh (in any order: results vary by its rounding), and one sum over the warp of all dg
-// and dY, which for rows of more than 32 CH channels gather in shared memory.
+// A block has one center, each of its warps some of the center's edges (see message_edges.hpp). A lane keeps the weights of
+// all paths and the G of all outputs for its CH channels in registers, so that an edge takes one pass: its g and Y from
+// shared memory, its h, one atomic addition to dh (in any order: results vary by its rounding), and one sum over the warp of
+// all dg and dY, which for rows of more than 32 CH channels gather in shared memory.
+#include "message_edges.hpp"
 #include "message_gradient.hpp"
-#include "message_parts.hpp"
 #include "warp_fold.hpp"
 
 namespace tesseral::cuda {
@@ -17,19 +17,23 @@ namespace {
 
 constexpr int most_edges = 16;  // of a warp at a time
 
+/// Blocks that a multiprocessor has registers for.
+template <class V>
+constexpr int blocks_at_once = sizeof(Element<V>) == 4 ? 3 : 2;
+
 /// Shared memory of a warp.
 template <class V, int LM>
 struct ScalarMemory {
   using T = Element<V>;
   static constexpr int row = fold_size(LM);  // of harmonics
-  int64_t* h;                                // [most_edges] where the neighbour's row begins
+  int64_t* h;                                // [most_edges + 1], as take_neighbors writes it
   V* radial;                                 // [most_edges][radial_chunk]
   V* angular;                                // [most_edges][row], times couplings
   T* by_radial;                              // [most_edges][radial_chunk] gradients
   T* by_angular;                             // [most_edges][row]
 
   __host__ __device__ explicit ScalarMemory(SharedParts& memory)
-      : h(memory.take<int64_t>(most_edges)),
+      : h(memory.take<int64_t>(most_edges + 1)),
         radial(memory.take<V>(most_edges * radial_chunk)),
         angular(memory.take<V>(most_edges * row)),
         by_radial(memory.take<T>(most_edges * radial_chunk)),
@@ -46,36 +50,27 @@ class ScalarGradients {
 
   __device__ ScalarGradients(const MessageWork<T>& work, int64_t atom, int channel_block, const T* G)
       : channels_(channel_block, work.shape.row) {
-    TESSERAL_UNROLL_DEVICE
+    TESSERAL_UNROLL
     for (int l = 0; l <= l_max; ++l) load_weights(work, l, 0, channels_, weights_[l]);
-    TESSERAL_UNROLL_DEVICE
+    set_zero(cotangents_);
+    if (!channels_.exist) return;
+    TESSERAL_UNROLL
     for (int lm = 0; lm < LM; ++lm) {
-      TESSERAL_UNROLL_DEVICE
-      for (int c = 0; c < CH; ++c) cotangents_[lm][c] = T(0);
-      if (channels_.exist) {
-        load_numbers(G + (atom * LM + lm) * work.shape.row + channels_.first, cotangents_[lm]);
-      }
+      load_numbers(G + (atom * LM + lm) * work.shape.row + channels_.first, cotangents_[lm]);
     }
   }
 
   /// `by_h`: where the row of number 0 of h has its gradient.
   __device__ void add_edges(const MessageWork<T>& work, const Memory& memory, int count, bool first_channels,
                             T* by_h) const {
-    V ahead[CH];
-    load_channels<V>(work.inputs.h, memory.h[0], channels_, ahead);
+    RowsOfH<V, CH> h(work, channels_, 0, memory.h);
     for (int e = 0; e < count; ++e) {
-      V h[CH];
-      TESSERAL_UNROLL_DEVICE
-      for (int c = 0; c < CH; ++c) h[c] = ahead[c];
-      load_channels<V>(work.inputs.h, memory.h[e + 1 < count ? e + 1 : e], channels_, ahead);
+      h.next_edge(e);
       T dh[CH], by_radial[radial_chunk], by_angular[Memory::row];
-      TESSERAL_UNROLL_DEVICE
-      for (int c = 0; c < CH; ++c) dh[c] = T(0);
-      TESSERAL_UNROLL_DEVICE
-      for (int q = 0; q < radial_chunk; ++q) by_radial[q] = T(0);
-      TESSERAL_UNROLL_DEVICE
-      for (int lm = 0; lm < Memory::row; ++lm) by_angular[lm] = T(0);
-      add_edge(memory.radial + e * radial_chunk, memory.angular + e * Memory::row, h, dh, by_radial, by_angular);
+      set_zero(dh);
+      set_zero(by_radial);
+      set_zero(by_angular);
+      add_edge(memory.radial + e * radial_chunk, memory.angular + e * Memory::row, h.now, dh, by_radial, by_angular);
       if (channels_.exist) add_numbers(by_h + memory.h[e] + channels_.first, dh);
       add_sum(by_radial, memory.by_radial + e * radial_chunk, first_channels);
       add_sum(by_angular, memory.by_angular + e * Memory::row, first_channels);
@@ -92,22 +87,22 @@ class ScalarGradients {
     V g[radial_chunk], Y[Memory::row];
     load_shared<radial_chunk>(radial, g);
     load_shared<Memory::row>(angular, Y);
-    TESSERAL_UNROLL_DEVICE
+    TESSERAL_UNROLL
     for (int l = 0; l <= l_max; ++l) {
-      TESSERAL_UNROLL_DEVICE
+      TESSERAL_UNROLL
       for (int c = 0; c < CH; ++c) {
         V R = constant<V>(0), s = constant<V>(0);
-        TESSERAL_UNROLL_DEVICE
+        TESSERAL_UNROLL
         for (int q = 0; q < radial_chunk; ++q) R += g[q] * weights_[l][q][c];
         const T Rh = wanted_part(R * h[c]);
-        TESSERAL_UNROLL_DEVICE
+        TESSERAL_UNROLL
         for (int lm = l * l; lm < (l + 1) * (l + 1); ++lm) {
           s += Y[lm] * cotangents_[lm][c];
           by_angular[lm] += Rh * cotangents_[lm][c];
         }
         dh[c] += wanted_part(R * s);
         const V dR = h[c] * s;
-        TESSERAL_UNROLL_DEVICE
+        TESSERAL_UNROLL
         for (int q = 0; q < radial_chunk; ++q) by_radial[q] += wanted_part(weights_[l][q][c] * dR);
       }
     }
@@ -126,15 +121,10 @@ template <class V, int LM>
 __device__ void take_edges(const MessageWork<Element<V>>& work, const ScalarMemory<V, LM>& memory,
                            const Element<V>* couplings, int64_t edge, int count) {
   constexpr int row = ScalarMemory<V, LM>::row;
-  const Field<const Element<V>>&radial = work.inputs.radial, &angular = work.inputs.angular;
-  const int lane = static_cast<int>(threadIdx.x) % warp_size, Q = work.shape.n_radial;
-  for (int e = lane; e < count; e += warp_size) memory.h[e] = work.inputs.neighbors[edge + e] * work.shape.row;
-  for (int n = lane; n < count * radial_chunk; n += warp_size) {
-    const int q = n % radial_chunk;
-    memory.radial[n] =
-        q < Q ? element<V>(radial.values, radial.tangents, (edge + n / radial_chunk) * Q + q) : constant<V>(0);
-  }
-  for (int n = lane; n < count * row; n += warp_size) {
+  const Field<const Element<V>>& angular = work.inputs.angular;
+  take_neighbors(work, edge, count, memory.h);
+  take_radial(work, edge, count, 0, memory.radial);
+  for (int n = lane_of_warp(); n < count * row; n += warp_size) {
     const int lm = n % row;
     memory.angular[n] =
         lm < LM ? couplings[lm] * element<V>(angular.values, angular.tangents, (edge + n / row) * LM + lm) : constant<V>(0);
@@ -145,7 +135,7 @@ template <class V, int LM>
 __device__ void write_geometry(const MessageWork<Element<V>>& work, const ScalarMemory<V, LM>& memory,
                                const Element<V>* couplings, int64_t edge, int count,
                                const MessageOutputs<Element<V>>& outputs) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_size, Q = work.shape.n_radial;
+  const int lane = lane_of_warp(), Q = work.shape.n_radial;
   for (int n = lane; n < count * radial_chunk; n += warp_size) {
     const int q = n % radial_chunk;
     if (q < Q) outputs.radial[(edge + n / radial_chunk) * Q + q] = memory.by_radial[n];
@@ -157,11 +147,9 @@ __device__ void write_geometry(const MessageWork<Element<V>>& work, const Scalar
 }
 
 template <class V, int CH, int l_max>
-__global__ __launch_bounds__(most_warps* warp_size) void scalar_gradients(MessageWork<Element<V>> work,
-                                                                          const Element<V>* couplings,
-                                                                          std::size_t warp_bytes, const Element<V>* G,
-                                                                          int64_t first_atom,
-                                                                          MessageOutputs<Element<V>> outputs) {
+__global__ void __launch_bounds__(most_warps* warp_size, blocks_at_once<V>)
+    scalar_gradients(MessageWork<Element<V>> work, const Element<V>* couplings, std::size_t warp_bytes, const Element<V>* G,
+                     int64_t first_atom, MessageOutputs<Element<V>> outputs) {
   using Gradients = ScalarGradients<V, CH, l_max>;
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   SharedParts parts(shared_memory<unsigned char>() + warp * warp_bytes);
@@ -190,7 +178,7 @@ bool scalar_edge_gradients(const MessageShape<Element<V>>& shape, const MessageI
   using T = Element<V>;
   int l_max = 0;
   while ((l_max + 1) * (l_max + 1) < shape.n_harmonics) ++l_max;
-  if (sizeof(V) > 8 || l_max < 1 || l_max > 3 || shape.n_radial > radial_chunk) return false;
+  if (shape.row == 0 || l_max < 1 || l_max > 3 || shape.n_radial > radial_chunk) return false;
   const T* couplings = scalar_couplings(shape, l_max);
   if (!couplings) return false;
   const MessageWork<T> work{shape, inputs, {}, most_edges};

@@ -17,9 +17,14 @@ constexpr int most_atoms = 256;  // of a block
 constexpr int fewest_atoms = 32;
 constexpr int64_t enough_blocks = 600;
 
+/// A RowBlock on the device.
+struct OuterBlock {
+  int32_t in, out, width;
+};
+
 struct OuterLayout {
   Range range;
-  const RowBlock* blocks;
+  const OuterBlock* blocks;
   int n_blocks;
   int input_tiles, column_tiles;
   int atoms;  // of a block
@@ -32,7 +37,7 @@ struct PanelRows {
 };
 
 template <class T, class Tile, bool whole>
-__device__ void add_species(const OuterProducts<T>& products, const RowBlock& block,
+__device__ void add_species(const OuterProducts<T>& products, const OuterBlock& block,
                             const AtomsBySpecies<most_atoms>& sorted, int64_t first_atom, PartOfSpecies part,
                             int first_input, int first_column, PanelRows<Tile::depth>& panel, T* out) {
   constexpr int depth = Tile::depth;
@@ -87,7 +92,7 @@ __global__ void __launch_bounds__(Tile::n_threads, Tile::blocks_at_once)
   };
   const int first_column = next(layout.column_tiles) * Tile::columns, first_input = next(layout.input_tiles) * Tile::rows;
   const int b = next(layout.n_blocks);
-  const RowBlock block = layout.blocks[b];
+  const OuterBlock block = layout.blocks[b];
   const int64_t first = layout.range.begin + rest * layout.atoms, left = layout.range.end - first;
   const int count = left < layout.atoms ? static_cast<int>(left) : layout.atoms;
   sort_by_species(products.species, first, count, sorted);
@@ -108,10 +113,12 @@ void run(const OuterProducts<T>& products, const std::vector<RowBlock>& blocks, 
   const int64_t tiles = input_tiles * column_tiles * n_blocks;
   if (n == 0 || tiles == 0) return;
   const int64_t atoms = std::clamp<int64_t>(n * tiles / enough_blocks, fewest_atoms, most_atoms);
+  std::vector<OuterBlock> own;
+  for (const RowBlock& block : blocks) own.push_back({block.in, block.out, block.width});
   launch(outer_products<T, Tile, whole>, blocks_for(n, atoms) * tiles, Tile::n_threads, Tile::shared_numbers * sizeof(T),
          products,
-         OuterLayout{range, on_device(blocks.data(), blocks.size()), static_cast<int>(n_blocks),
-                     static_cast<int>(input_tiles), static_cast<int>(column_tiles), static_cast<int>(atoms)});
+         OuterLayout{range, on_device(own.data(), own.size()), static_cast<int>(n_blocks), static_cast<int>(input_tiles),
+                     static_cast<int>(column_tiles), static_cast<int>(atoms)});
 }
 
 }  // namespace

@@ -9,14 +9,17 @@
 namespace tesseral::cuda {
 namespace {
 
-constexpr int threads = 256, blocks_per_multiprocessor = 8, n_chains = 8;
+constexpr int threads = 256, blocks_per_multiprocessor = 8, n_chains = 8, steps_at_once = 16;
 
+/// `length`: a multiple of steps_at_once.
 template <class T>
 __global__ void multiply_adds(T factor, T summand, int length, T* out) {
   T chains[n_chains];
   for (int n = 0; n < n_chains; ++n) chains[n] = T(n);
-  for (int step = 0; step < length; ++step) {
-    for (int n = 0; n < n_chains; ++n) chains[n] = chains[n] * factor + summand;
+  for (int done = 0; done < length; done += steps_at_once) {
+    TESSERAL_UNROLL for (int step = 0; step < steps_at_once; ++step) {
+      TESSERAL_UNROLL for (int n = 0; n < n_chains; ++n) chains[n] = chains[n] * factor + summand;
+    }
   }
   T sum = 0;
   for (int n = 0; n < n_chains; ++n) sum += chains[n];

@@ -9,10 +9,7 @@
 #include "atoms_by_species.hpp"
 #include "kernels.hpp"
 #include "tables.hpp"
-// clang-format off
-#include "unroll.hpp"  // before what follows
 #include "tesseral/product.hpp"
-// clang-format on
 
 namespace tesseral::cuda {
 namespace {

@@ -23,12 +23,11 @@ __global__ void functions(const __grid_constant__ RadialBasis<T> basis, const T*
                      Column<V>{dR + edges.own, stride});
   }
   __syncthreads();
-  edges.for_entries_of_rows(n_radial, [&](int row, int q) {
-    const int64_t at = (edges.begin + row) * n_radial + q;
-    const V slope = dR[q * stride + row];
-    value[at] = R[q * stride + row].value;
-    first[at] = slope.value;
-    second[at] = slope.tangent;
+  const int64_t begin = edges.begin * n_radial;
+  edges.for_entries_of_rows(n_radial, stride, [&](int at, int place) {
+    value[begin + at] = R[place].value;
+    first[begin + at] = dR[place].value;
+    second[begin + at] = dR[place].tangent;
   });
 }
 

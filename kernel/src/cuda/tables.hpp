@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 namespace tesseral::cuda {
 
@@ -11,6 +12,8 @@ const void* bytes_on_device(const void* source, std::size_t bytes);
 
 template <class T>
 const T* on_device(const T* source, std::size_t count) {
+  // padding would make equal contents differ
+  static_assert(std::is_floating_point_v<T> || std::has_unique_object_representations_v<T>);
   return static_cast<const T*>(bytes_on_device(source, count * sizeof(T)));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device.hpp"
+#include "tesseral/pack.hpp"
 
 namespace tesseral::cuda {
 
@@ -22,13 +23,9 @@ __device__ inline T warp_fold(T (&x)[n]) {
     const int lane = static_cast<int>(threadIdx.x) % warp_size;
     // Lanes whose bit `offset` is set go on with the upper half of the numbers, the others with the lower one.
     int offset = warp_size / 2;
-#ifdef __CUDACC__
-#pragma unroll
-#endif
+    TESSERAL_UNROLL
     for (int half = n / 2; half > 0; half /= 2, offset /= 2) {
-#ifdef __CUDACC__
-#pragma unroll
-#endif
+      TESSERAL_UNROLL
       for (int m = 0; m < n / 2; ++m) {
         if (m >= half) continue;
         const bool upper = (lane & offset) != 0;

@@ -1,50 +1,19 @@
-// Gradients of <G, message> for every kind of message (message_parts.hpp describes the parts and what a warp does).
+// Gradients of <G, message> by h and by the radial functions and harmonics of edges, for every kind of message
+// (see message_edges.hpp).
 //
 // With s_{x,k} = sum_o B_{x,o} G_{o,k} of an edge and a path: the gradient by h_{x,k} is R_k s_{x,k}, by R_k
-// sum_x h_{x,k} s_{x,k} =: dR_k, by g_q sum_k W_qk dR_k, by W_qk sum_e g_q dR_k, and by B_{x,o} sum_k R_k h_{x,k} G_{o,k}.
+// sum_x h_{x,k} s_{x,k} =: dR_k, by g_q sum_k W_qk dR_k, and by B_{x,o} sum_k R_k h_{x,k} G_{o,k}.
 //
-// Edge gradients: a block has one center, each of its warps some of the center's edges, for which it works through all
-// channels and parts. Gradients by h of the part's components gather in shared memory until all parts with these components
-// are done and are then added to the neighbour's row by atomic additions; sums over channels go by shuffles.
-//
-// Weight gradients: a warp has one part, its channels and a range of centers, sums over all their edges in registers, and
-// adds the sums at the end. Both kinds of additions come in any order: results vary by their rounding.
-#include <algorithm>
-
+// A block has one center, each of its warps some of the center's edges, for which it works through all channels and parts.
+// Gradients by h of the part's components gather in shared memory until all parts with these components are done and are
+// then added to the neighbour's row by atomic additions, in any order: results vary by their rounding. Sums over channels go
+// by shuffles.
+#include "message_edges.hpp"
 #include "message_gradient.hpp"
-#include "message_parts.hpp"
 #include "warp_fold.hpp"
 
 namespace tesseral::cuda {
 namespace {
-
-/// G of the outputs of a part; zeros for those of W that it lacks.
-template <class T, int CH, int W>
-__device__ void load_cotangents(const MessageShape<T>& shape, const T* G, int64_t atom, const MessagePart& part,
-                                const Channels<CH>& channels, T (&cotangents)[W][CH]) {
-  TESSERAL_UNROLL_DEVICE
-  for (int o = 0; o < W; ++o) {
-    TESSERAL_UNROLL_DEVICE
-    for (int c = 0; c < CH; ++c) cotangents[o][c] = T(0);
-    if (o < part.n_outs && channels.exist) {
-      load_numbers(G + (atom * shape.n_outputs + part.out + o) * shape.row + channels.first, cotangents[o]);
-    }
-  }
-}
-
-/// s of one component of h.
-template <class V, int CH, int W>
-__device__ void coupled_cotangents(const V* couplings, const Element<V> (&cotangents)[W][CH], V (&s)[CH]) {
-  V B[coupling_row(W)];
-  load_shared<coupling_row(W)>(couplings, B);
-  TESSERAL_UNROLL_DEVICE
-  for (int c = 0; c < CH; ++c) s[c] = constant<V>(0);
-  TESSERAL_UNROLL_DEVICE
-  for (int o = 0; o < W; ++o) {
-    TESSERAL_UNROLL_DEVICE
-    for (int c = 0; c < CH; ++c) s[c] += B[o] * cotangents[o][c];
-  }
-}
 
 /// Shared memory of a warp of edge_gradients.
 template <class V, int CH>
@@ -79,7 +48,7 @@ class EdgeGradients {
     edge_ = edge;
     count_ = count;
     __syncwarp();
-    shared_.edges.take_neighbors(work_, edge, count);
+    take_neighbors(work_, edge, count, shared_.edges.h);
     for (int n = lane(); with_geometry && n < count * work_.shape.n_radial; n += warp_size) shared_.radial[n] = T(0);
     for (int n = lane(); with_geometry && n < count * work_.shape.n_harmonics; n += warp_size) shared_.angular[n] = T(0);
     __syncwarp();
@@ -107,7 +76,7 @@ class EdgeGradients {
   int64_t atom_, edge_;
   int count_;
 
-  static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp_size; }
+  static __device__ int lane() { return lane_of_warp(); }
   /// This lane's sums of an edge's gradient by component x of h (counted from the group's first).
   __device__ T* h_sums(int e, int x) const {
     return shared_.h + ((e * work_.tables.most_components + x) * warp_size + lane()) * CH;
@@ -117,13 +86,12 @@ class EdgeGradients {
   __device__ void add_part(const MessagePart& part, bool first_of_group, const Channels<CH>& channels) {
     T cotangents[W][CH];
     load_cotangents(work_.shape, G_, atom_, part, channels, cotangents);
-    const int n_entries = part.n_components * coupling_row(W);
     for (int chunk = 0; chunk == 0 || chunk < work_.shape.n_radial; chunk += radial_chunk) {
       V weights[radial_chunk][CH];
       load_weights(work_, part.path, chunk, channels, weights);
       __syncwarp();
-      shared_.edges.take_radial(work_, edge_, count_, chunk);
-      if (chunk == 0) shared_.edges.take_couplings(work_, edge_, count_, part, n_entries);
+      take_radial(work_, edge_, count_, chunk, shared_.edges.radial);
+      if (chunk == 0) shared_.edges.template take_couplings<W>(work_, edge_, count_, part);
       __syncwarp();
       add_edges(part, chunk, first_of_group && chunk == 0, channels, cotangents, weights);
     }
@@ -136,48 +104,49 @@ class EdgeGradients {
   template <int W>
   __device__ void add_edges(const MessagePart& part, int chunk, bool first_of_group, const Channels<CH>& channels,
                             const T (&cotangents)[W][CH], const V (&weights)[radial_chunk][CH]) {
-    HRows<V, CH> rows(work_, channels, part, shared_.edges.h, count_);
+    RowsOfH<V, CH> h(work_, channels, part.component, shared_.edges.h);
+    TESSERAL_UNROLL_BY(1)
     for (int e = 0; e < count_; ++e) {
       V R[CH], dR[CH];
+      h.next_edge(e);
       radial_channels(shared_.edges.radial + e * radial_chunk, weights, R);
-      TESSERAL_UNROLL_DEVICE
-      for (int c = 0; c < CH; ++c) dR[c] = constant<V>(0);
+      set_zero(dR);
+      TESSERAL_UNROLL_BY(1)
       for (int x = 0; x < part.n_components; ++x) {
         const int entry = e * work_.tables.couplings + x * coupling_row(W);
-        V h[CH], s[CH];
-        rows.next(h);
+        V s[CH];
+        h.look_ahead(x + 1 < part.n_components);
         coupled_cotangents(shared_.edges.couplings + entry, cotangents, s);
         T sums[CH];
-        TESSERAL_UNROLL_DEVICE
-        for (int c = 0; c < CH; ++c) sums[c] = T(0);
+        set_zero(sums);
         if (!first_of_group) load_numbers(h_sums(e, x), sums);
-        TESSERAL_UNROLL_DEVICE
+        TESSERAL_UNROLL
         for (int c = 0; c < CH; ++c) {
           sums[c] += wanted_part(R[c] * s[c]);
-          dR[c] += h[c] * s[c];
+          dR[c] += h.now[c] * s[c];
         }
         store_numbers(h_sums(e, x), sums);
         if constexpr (with_geometry) {
           T by_coupling[fold_size(W)];
-          TESSERAL_UNROLL_DEVICE
-          for (int o = 0; o < fold_size(W); ++o) by_coupling[o] = T(0);
-          TESSERAL_UNROLL_DEVICE
+          set_zero(by_coupling);
+          TESSERAL_UNROLL
           for (int c = 0; c < CH; ++c) {
-            const T Rh = wanted_part(R[c] * h[c]);
-            TESSERAL_UNROLL_DEVICE
+            const T Rh = wanted_part(R[c] * h.now[c]);
+            TESSERAL_UNROLL
             for (int o = 0; o < W; ++o) by_coupling[o] += Rh * cotangents[o][c];
           }
           const T sum = warp_fold(by_coupling);
           const int o = folded_number<fold_size(W)>();
           if (o >= 0 && o < W) shared_.couplings[entry + o] = chunk == 0 ? sum : shared_.couplings[entry + o] + sum;
         }
+        h.next_component();
       }
       if constexpr (with_geometry) {
         T by_radial[radial_chunk];
-        TESSERAL_UNROLL_DEVICE
+        TESSERAL_UNROLL
         for (int q = 0; q < radial_chunk; ++q) {
           by_radial[q] = T(0);
-          TESSERAL_UNROLL_DEVICE
+          TESSERAL_UNROLL
           for (int c = 0; c < CH; ++c) by_radial[q] += wanted_part(weights[q][c] * dR[c]);
         }
         const T sum = warp_fold(by_radial);
@@ -195,6 +164,7 @@ class EdgeGradients {
       const int e = n / n_harmonics;
       const HarmonicShares own = tables.harmonics[part.first_harmonic + n - e * n_harmonics];
       T sum = T(0);
+      TESSERAL_UNROLL_BY(1)
       for (int share = own.first; share < own.last; ++share) {
         sum += tables.share_couplings[share] * shared_.couplings[e * tables.couplings + tables.share_entries[share]];
       }
@@ -224,9 +194,9 @@ class EdgeGradients {
 };
 
 template <class V, int CH, bool with_geometry>
-__global__ __launch_bounds__(most_warps* warp_size) void edge_gradients(MessageWork<Element<V>> work, std::size_t warp_bytes,
-                                                                        const Element<V>* G, int64_t first_atom,
-                                                                        MessageOutputs<Element<V>> outputs) {
+__global__ void __launch_bounds__(most_warps* warp_size, 3)
+    edge_gradients(MessageWork<Element<V>> work, std::size_t warp_bytes, const Element<V>* G, int64_t first_atom,
+                   MessageOutputs<Element<V>> outputs) {
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   SharedParts memory(shared_memory<unsigned char>() + warp * warp_bytes);
   EdgeGradients<V, CH, with_geometry> gradients(work, GradientMemory<V, CH>(memory, work), G, outputs);
@@ -245,91 +215,9 @@ void launch_edge_gradients(MessageWork<Element<V>> work, const Element<V>* G, Ra
     GradientMemory<V, CH>(memory, work);
     return memory.used();
   };
-  work.batch = batch_of(16, bytes());
+  work.batch = batch_of(16, bytes(), 10 * 1024);
   launch(edge_gradients<V, CH, with_geometry>, atoms.end - atoms.begin, most_warps * warp_size, most_warps * bytes(), work,
          bytes(), G, atoms.begin, outputs);
-}
-
-/// Sums of one part over the edges of a batch, times its radial functions.
-template <class V, int CH, int W>
-__device__ void add_weight_gradients(const MessageWork<Element<V>>& work, const EdgeBatch<V>& batch, int count,
-                                     const MessagePart& part, const Channels<CH>& channels,
-                                     const Element<V> (&cotangents)[W][CH], V (&sums)[radial_chunk][CH]) {
-  HRows<V, CH> rows(work, channels, part, batch.h, count);
-  for (int e = 0; e < count; ++e) {
-    V dR[CH], g[radial_chunk];
-    TESSERAL_UNROLL_DEVICE
-    for (int c = 0; c < CH; ++c) dR[c] = constant<V>(0);
-    for (int x = 0; x < part.n_components; ++x) {
-      V h[CH], s[CH];
-      rows.next(h);
-      coupled_cotangents(batch.couplings + e * work.tables.couplings + x * coupling_row(W), cotangents, s);
-      TESSERAL_UNROLL_DEVICE
-      for (int c = 0; c < CH; ++c) dR[c] += h[c] * s[c];
-    }
-    load_shared<radial_chunk>(batch.radial + e * radial_chunk, g);
-    TESSERAL_UNROLL_DEVICE
-    for (int q = 0; q < radial_chunk; ++q) {
-      TESSERAL_UNROLL_DEVICE
-      for (int c = 0; c < CH; ++c) sums[q][c] += g[q] * dR[c];
-    }
-  }
-}
-
-template <class V, int CH, int W>
-__device__ void weight_gradients_of_part(const MessageWork<Element<V>>& work, const EdgeBatch<V>& batch,
-                                         const MessagePart& part, int chunk, const Channels<CH>& channels,
-                                         const Element<V>* G, Range atoms, Element<V>* out) {
-  using T = Element<V>;
-  V sums[radial_chunk][CH];
-  TESSERAL_UNROLL_DEVICE
-  for (int q = 0; q < radial_chunk; ++q) {
-    TESSERAL_UNROLL_DEVICE
-    for (int c = 0; c < CH; ++c) sums[q][c] = constant<V>(0);
-  }
-  for (int64_t atom = atoms.begin; atom < atoms.end; ++atom) {
-    const int64_t end = work.inputs.first[atom + 1];
-    T cotangents[W][CH];
-    load_cotangents(work.shape, G, atom, part, channels, cotangents);
-    for (int64_t edge = work.inputs.first[atom]; edge < end; edge += work.batch) {
-      const int count = static_cast<int>(end - edge < work.batch ? end - edge : work.batch);
-      __syncwarp();
-      batch.take_neighbors(work, edge, count);
-      batch.take_radial(work, edge, count, chunk);
-      batch.take_couplings(work, edge, count, part, part.n_components * coupling_row(W));
-      __syncwarp();
-      add_weight_gradients(work, batch, count, part, channels, cotangents, sums);
-    }
-  }
-  if (!channels.exist) return;
-  const int Q = work.shape.n_radial;
-  TESSERAL_UNROLL_DEVICE
-  for (int q = 0; q < radial_chunk; ++q) {
-    if (chunk + q >= Q) continue;
-    T wanted[CH];
-    TESSERAL_UNROLL_DEVICE
-    for (int c = 0; c < CH; ++c) wanted[c] = wanted_part(sums[q][c]);
-    add_numbers(out + (static_cast<int64_t>(part.path) * Q + chunk + q) * work.shape.row + channels.first, wanted);
-  }
-}
-
-template <class V, int CH>
-__global__ __launch_bounds__(most_warps* warp_size) void weight_gradients(MessageWork<Element<V>> work, WarpGrid grid,
-                                                                          std::size_t warp_bytes, const Element<V>* G,
-                                                                          Range atoms, int64_t n_places, Element<V>* out) {
-  const int unit = grid.unit();
-  if (unit >= grid.units) return;
-  SharedParts memory(shared_memory<unsigned char>() + threadIdx.x / warp_size * warp_bytes);
-  const EdgeBatch<V> batch(memory, work.batch, work.tables.couplings);
-  const MessagePart part = work.tables.parts[unit % work.tables.n_parts];
-  const int rest = unit / work.tables.n_parts, n_chunks = (work.shape.n_radial + radial_chunk - 1) / radial_chunk;
-  const Channels<CH> channels(rest / n_chunks, work.shape.row);
-  const int64_t n_atoms = atoms.end - atoms.begin, place = grid.place();
-  const Range own{atoms.begin + n_atoms * place / n_places, atoms.begin + n_atoms * (place + 1) / n_places};
-  with_width(part.n_outs, [&](auto width) {
-    weight_gradients_of_part<V, CH, decltype(width)::value>(work, batch, part, rest % n_chunks * radial_chunk, channels, G,
-                                                            own, out);
-  });
 }
 
 }  // namespace
@@ -351,35 +239,9 @@ void message_edge_gradients(const MessageShape<Element<V>>& shape, const Message
   });
 }
 
-template <class V>
-void message_weight_gradients(const MessageShape<Element<V>>& shape, const MessageInputs<Element<V>>& inputs,
-                              const Element<V>* G, Range atoms, Element<V>* out) {
-  using T = Element<V>;
-  MessageWork<T> work{shape, inputs, part_tables(shape, PartOrder::by_outputs), 1};
-  const auto bytes = [&] {
-    SharedParts memory(nullptr);
-    EdgeBatch<V>(memory, work.batch, work.tables.couplings);
-    return memory.used();
-  };
-  work.batch = batch_of(32, bytes());
-  const int n = channels_per_lane(shape.row, most_channels<V>, sizeof(T), {inputs.h.values, inputs.h.tangents, G, out});
-  const int n_chunks = (shape.n_radial + radial_chunk - 1) / radial_chunk;
-  const int units = work.tables.n_parts * n_chunks * static_cast<int>(blocks_for(shape.row, n * warp_size));
-  const int64_t n_atoms = atoms.end - atoms.begin;
-  if (units == 0 || n_atoms == 0) return;
-  const WarpGrid grid(units);
-  constexpr int64_t enough_warps = 8192;  // to keep a large GPU busy
-  const int64_t n_places = std::clamp<int64_t>(enough_warps / units, 1, n_atoms);
-  with_channels<V>(n, [&](auto count) {
-    launch(weight_gradients<V, decltype(count)::value>, n_places * grid.blocks_per_place, grid.threads(),
-           grid.warps * bytes(), work, grid, bytes(), G, atoms, n_places, out);
-  });
-}
-
 #define TESSERAL_INSTANTIATE_GRADIENTS(T, V)                                                                \
   template void message_edge_gradients<V>(const MessageShape<T>&, const MessageInputs<T>&, const T*, Range, \
-                                          const MessageOutputs<T>&);                                        \
-  template void message_weight_gradients<V>(const MessageShape<T>&, const MessageInputs<T>&, const T*, Range, T*);
+                                          const MessageOutputs<T>&);
 TESSERAL_INSTANTIATE_GRADIENTS(float, float)
 TESSERAL_INSTANTIATE_GRADIENTS(float, Dual<float>)
 TESSERAL_INSTANTIATE_GRADIENTS(double, double)
