@@ -273,9 +273,9 @@ def message(
     couplings: [n_terms]; n_outputs: length of the axis o, by default LM, o being the component lm of the message.
     Multilinear in radial, angular, h and weights.  Returns [n_atoms, n_outputs, K].
     """
-    path, out, harmonic, component = terms.long().unbind(1)
+    path, out, harmonic, component = terms.to(h.device).long().unbind(1)
     channels = torch.einsum("eq,pqk->epk", radial, weights)  # [E, P, K]
-    numbers = couplings.to(angular.dtype) * angular[:, harmonic]  # [E, n_terms]
+    numbers = couplings.to(angular) * angular[:, harmonic]  # [E, n_terms]
     products = numbers[:, :, None] * channels[:, path] * h[neighbors][:, component]  # [E, n_terms, K]
     n_rows = angular.shape[1] if n_outputs is None else n_outputs
     by_edge = products.new_zeros((len(centers), n_rows, h.shape[2])).index_add(1, out, products)
@@ -294,8 +294,8 @@ def symmetric_product(A: Tensor, coefficients: Tensor, species: Tensor, tree: Te
     A: [N, LM, K]; coefficients: [S, n_nodes, K]; species: [N] int64; tree: [n_nodes, 3] int32;
     roots: [n_out+1] int32.  Returns [N, n_out, K].
     """
-    factor, first, last = tree.long().unbind(1)
-    bounds = roots.long()
+    factor, first, last = tree.to(A.device).long().unbind(1)
+    bounds = roots.to(A.device).long()
     n_outputs = bounds.numel() - 1
     outputs = torch.arange(n_outputs, device=bounds.device)
     nodes = torch.arange(int(bounds[0]), int(bounds[-1]), device=bounds.device)

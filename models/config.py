@@ -5,6 +5,7 @@ The file may have one more, ``preset``, which stands for some of the others; see
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from ase.data import atomic_numbers
@@ -211,6 +212,7 @@ class TrainingConfig(Section):
     trainable: Literal["all", "last_layer", "readout"] = Field(
         default="all", description="what of a model from init_from is optimised; the rest stays as it is"
     )
+    device: str = Field(default="cpu", description="cpu, cuda, or the GPU of a number as cuda:1")
     precision: Literal["float32", "float64"] = "float32"
     batch_size: int = Field(default=8, ge=1, description="structures per step")
     epochs: int = Field(default=500, ge=1)
@@ -228,6 +230,13 @@ class TrainingConfig(Section):
     )
     checkpoint_interval: float = Field(default=60.0, ge=0, description="seconds between checkpoints; 0: every step")
     threads: int | None = Field(default=None, ge=1, description="threads of torch; null: one per core")
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+            raise ValueError(f"expected cpu, cuda or cuda:1 for the GPU of this number, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainingConfig:

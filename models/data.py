@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -45,11 +45,17 @@ class Batch(Structure):
 
     n_atoms: Tensor  # [S] int64
     structure: Tensor  # [N] int64, structure of each atom
+    n_labels: tuple[int, int, int]  # see `label_counts`
 
     @property
     def edge_structure(self) -> Tensor:
         """Structure of each edge, [E] int64."""
         return self.structure[self.centers]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with all its tensors on a device."""
+        names = [field.name for field in fields(self) if field.name != "n_labels"]
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 def find_edges(atoms: Atoms, cutoff: float, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -146,7 +152,14 @@ def collate(structures: Sequence[Structure]) -> Batch:
     joined["centers"] += shift
     joined["neighbors"] += shift
     structure = torch.repeat_interleave(torch.arange(len(structures)), n_atoms)
-    return Batch(**joined, n_atoms=n_atoms, structure=structure)
+    return Batch(**joined, n_atoms=n_atoms, structure=structure, n_labels=label_counts(structures))
+
+
+def label_counts(structures: Sequence[Structure]) -> tuple[int, int, int]:
+    """How many energies, force components and stress components (9 of each structure) are labelled."""
+    energies = sum(bool(structure.has_energy) for structure in structures)
+    forces = sum(len(structure.species) for structure in structures if structure.has_forces)
+    return energies, 3 * forces, 9 * sum(bool(structure.has_stress) for structure in structures)
 
 
 def batch_order(n_structures: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class ExactBuffers(torch.nn.Module):
     """Base class: converted to float32 and back to float64, some buffers have their first values again, not rounded.
@@ -21,7 +24,7 @@ class ExactBuffers(torch.nn.Module):
     if TYPE_CHECKING:  # TorchScript does not take annotations in the class body
         exact_buffers: tuple[str, ...]
 
-    def _apply(self, function: Any, recurse: bool = True) -> ExactBuffers:
+    def _apply(self, function: Any, recurse: bool = True) -> Self:
         """Convert dtype or device."""
         before = {name: getattr(self, name) for name in self.exact_buffers}
         super()._apply(function, recurse)

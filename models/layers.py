@@ -14,6 +14,9 @@ from tesseral.models.coupling import tensor_basis
 from tesseral.models.message_coupling import message_table
 from tesseral.models.readout import normal_parameter
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Layer(torch.nn.Module):
     """Symmetric products of A and their update: the first layer.
@@ -22,7 +25,8 @@ class Layer(torch.nn.Module):
     h[i, LM, k'] = sum_k B[i, LM, k] U[L, k, k']
 
     Trainable: product_weights [S, n_paths, K], update_weights U [l_out+1, K, K'], of order one. Fixed: path_scale
-    [n_paths], so that each output has unit root mean square on data.
+    [n_paths], so that each output has unit root mean square on data. The tables `tree` and `roots` (and those of a
+    message) are no buffers: the operators take them from the CPU wherever the model is.
 
     Args:
         l_max, nu, n_species, channels: of the model.
@@ -36,8 +40,6 @@ class Layer(torch.nn.Module):
     if TYPE_CHECKING:  # buffers; TorchScript does not take annotations of tensors in the class body
         path_scale: Tensor
         product_basis: Tensor
-        tree: Tensor
-        roots: Tensor
 
     def __init__(
         self, l_max: int, nu: int, n_species: int, channels: int, l_out: int, outputs: int, generator: torch.Generator
@@ -51,8 +53,7 @@ class Layer(torch.nn.Module):
         self.update_weights = normal_parameter((l_out + 1, channels, outputs), generator)
         self.constant("path_scale", np.full(n_paths, n_paths**-0.5), persistent=True)
         self.constant("product_basis", table.basis)
-        self.constant("tree", table.tree)
-        self.constant("roots", table.roots)
+        self.tree, self.roots = torch.tensor(table.tree), torch.tensor(table.roots)
 
     def constant(self, name: str, values: Any, persistent: bool = False) -> None:
         """Register a buffer; only persistent ones are saved in checkpoints."""
@@ -66,7 +67,7 @@ class Layer(torch.nn.Module):
         """[l_out+1, K, K']"""
         return self.update_weights * self.update_factor
 
-    def _apply(self, function: Any, recurse: bool = True) -> Layer:
+    def _apply(self, function: Any, recurse: bool = True) -> Self:
         """Convert dtype or device; coupling coefficients are taken anew, never rounded on the way."""
         super()._apply(function, recurse)
         self.product_basis = torch.tensor(tensor_basis(self.l_max, self.nu, self.l_out).basis).to(self.path_scale)
@@ -106,8 +107,6 @@ class MessageLayer(Layer):
 
     if TYPE_CHECKING:
         message_scale: Tensor
-        couplings: Tensor
-        terms: Tensor
 
     def __init__(
         self,
@@ -133,8 +132,7 @@ class MessageLayer(Layer):
         if mixing:
             self.mixing_weights = normal_parameter((l_max + 1, channels, channels), generator)
         self.constant("message_scale", np.full((n_paths, n_radial), n_radial**-0.5), persistent=True)
-        self.constant("terms", table.terms)
-        self.constant("couplings", table.couplings)
+        self.terms, self.couplings = torch.tensor(table.terms), torch.tensor(table.couplings)
 
     def radial_weights(self) -> Tensor:
         """Weights of `message` with their fixed scales: [P, Q, K]."""
@@ -148,19 +146,13 @@ class MessageLayer(Layer):
         """[S, l_out+1, K, K']"""
         return self.residual_weights * self.update_factor
 
-    def _apply(self, function: Any, recurse: bool = True) -> MessageLayer:
-        """See the base class."""
-        super()._apply(function, recurse)
-        self.couplings = torch.tensor(message_table(self.l_max, self.message_l).couplings).to(self.path_scale)
-        return self
-
     @torch.no_grad()
     def native_parameters(self) -> dict[str, Tensor]:
         """See the base class."""
         tensors = {
             "message": self.message_weights.double() * self.message_scale.double()[:, :, None],
             "terms": self.terms,
-            "couplings": torch.tensor(message_table(self.l_max, self.message_l).couplings),
+            "couplings": self.couplings,
             "residual": self.residual_weights.double() * self.update_factor,
         }
         if self.has_mixing:

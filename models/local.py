@@ -28,7 +28,8 @@ class LocalModel(EnergyModel):
 
     The atomic cluster expansion (Drautz, 10.1103/PhysRevB.99.014104) with learned radial channels, as in the
     first layer of MACE (Batatia et al., arXiv:2206.07697), and a nonlinear readout. The fixed buffer path_scale
-    [n_paths] normalises the products.
+    [n_paths] normalises the products. Their tables product_tree and product_roots are no buffers: the operators take
+    them from the CPU wherever the model is.
 
     Args:
         seed: of the random initial parameters.
@@ -41,8 +42,6 @@ class LocalModel(EnergyModel):
     if TYPE_CHECKING:  # buffers; TorchScript does not take annotations in the class body
         path_scale: Tensor
         product_basis: Tensor
-        product_tree: Tensor
-        product_roots: Tensor
 
     def __init__(self, *, seed: int = 0, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -56,8 +55,7 @@ class LocalModel(EnergyModel):
         self.readout = Readout(self.features, self.readout_widths, generator)
         self.constant("path_scale", np.full(n_paths, n_paths**-0.5), persistent=True)
         self.constant("product_basis", table.basis)
-        self.constant("product_tree", table.tree)
-        self.constant("product_roots", table.roots)
+        self.product_tree, self.product_roots = torch.tensor(table.tree), torch.tensor(table.roots)
 
     def learned_energies_and_gradients(
         self, edges: Tensor, centers: Tensor, neighbors: Tensor, species: Tensor, differentiable: bool

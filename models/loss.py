@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -37,7 +38,7 @@ class Residuals(NamedTuple):
     energy: Tensor  # [S] eV/atom
     forces: Tensor  # [N, 3] eV/Å
     stress: Tensor  # [S, 3, 3] eV/Å^3, or [0]
-    counts: tuple[Tensor, Tensor, Tensor]  # structures; force components; stress components (9 per structure)
+    counts: tuple[int, int, int]  # structures; force components; stress components (9 per structure)
     weights: tuple[Tensor, Tensor, Tensor]  # of the structures: [S], [N, 1], [S, 1, 1] (or [0])
 
 
@@ -53,7 +54,7 @@ def predict(model: EdgeModel, batch: Batch, with_stress: bool, differentiable: b
     if not differentiable:
         energies, gradients = energies.detach(), gradients.detach()
     n_structures = len(batch.n_atoms)
-    energy = torch.zeros(n_structures, dtype=torch.float64).scatter_add(0, batch.structure, energies.double())
+    energy = torch.zeros_like(batch.energy).scatter_add(0, batch.structure, energies.double())
     # scatter_add along rows is several times faster on CPU than index_add
     forces = torch.zeros_like(batch.forces)
     forces = forces.scatter_add(0, batch.centers[:, None].expand(-1, 3), gradients)
@@ -61,7 +62,7 @@ def predict(model: EdgeModel, batch: Batch, with_stress: bool, differentiable: b
     if not with_stress:
         return Prediction(energy, forces, None)
     products = (batch.vectors[:, :, None] * gradients[:, None, :]).reshape(-1, 9)
-    strain_gradient = torch.zeros(n_structures, 9, dtype=products.dtype)
+    strain_gradient = products.new_zeros(n_structures, 9)
     strain_gradient = strain_gradient.scatter_add(0, batch.edge_structure[:, None].expand(-1, 9), products)
     strain_gradient = strain_gradient.reshape(-1, 3, 3)
     stress = 0.5 * (strain_gradient + strain_gradient.transpose(1, 2)) / batch.volume[:, None, None]
@@ -71,16 +72,17 @@ def predict(model: EdgeModel, batch: Batch, with_stress: bool, differentiable: b
 def residuals(prediction: Prediction, batch: Batch) -> Residuals:
     """Errors of a batch, masked to the labels that are present."""
     labelled_atoms = batch.has_forces[batch.structure]
+    n_energies, n_forces, n_stresses = batch.n_labels
     if prediction.stress is None:
-        stress, n_stress, weights = torch.zeros(0), torch.tensor(0), torch.zeros(0)
+        stress, n_stresses, weights = batch.stress.new_zeros(0), 0, batch.stress.new_zeros(0)
     else:
         stress = (prediction.stress - batch.stress) * batch.has_stress[:, None, None]
-        n_stress, weights = 9 * batch.has_stress.sum(), batch.weight[:, None, None]
+        weights = batch.weight[:, None, None]
     return Residuals(
         energy=(prediction.energy - batch.energy) / batch.n_atoms * batch.has_energy,
         forces=(prediction.forces - batch.forces) * labelled_atoms[:, None],
         stress=stress,
-        counts=(batch.has_energy.sum(), 3 * labelled_atoms.sum(), n_stress),
+        counts=(n_energies, n_forces, n_stresses),
         weights=(batch.weight, batch.weight[batch.structure][:, None], weights),
     )
 
@@ -101,12 +103,12 @@ def loss_value(errors: Residuals, weights: LossWeights, loss: LossConfig) -> Ten
 
     The penalties of a structure count ``Structure.weight`` times; a mean is over the number of labels.
     """
-    total = torch.zeros((), dtype=torch.float64)
+    total = errors.energy.new_zeros((), dtype=torch.float64)
     for label, values, count, factors in zip(LABELS, errors[:3], errors.counts, errors.weights, strict=True):
         weight = getattr(weights, label)
         if weight > 0 and count > 0:
             weighted = factors * penalties(values, loss.kind, loss.huber_delta)
-            total = total + weight / float(count) * weighted.sum(dtype=torch.float64)
+            total = total + weight / count * weighted.sum(dtype=torch.float64)
     return total
 
 
@@ -114,6 +116,16 @@ def weights_at(loss: LossConfig, epoch: int, epochs: int) -> LossWeights:
     """The weights of an epoch (counted from 0): those of the second stage once it has started."""
     stage = loss.second_stage
     return loss if stage is None or epoch < stage.start * epochs else stage
+
+
+def error_sums(errors: Residuals, loss: LossConfig) -> Tensor:
+    """Sums of absolute errors, squares and weighted penalties of each label, [9] in float64."""
+    sums = []
+    for given, factors in zip(errors[:3], errors.weights, strict=True):
+        values = given.detach()
+        for terms in (values.abs(), values * values, factors * penalties(values, loss.kind, loss.huber_delta)):
+            sums.append(terms.sum(dtype=torch.float64))
+    return torch.stack(sums)
 
 
 class ErrorSums:
@@ -127,13 +139,13 @@ class ErrorSums:
 
     def add(self, errors: Residuals, loss: LossConfig) -> None:
         """Add one batch."""
-        for label, values, count, factors in zip(LABELS, errors[:3], errors.counts, errors.weights, strict=True):
-            values = values.detach()
-            sums = self.sums[label]
-            sums[0] += float(count)
-            sums[1] += float(values.abs().sum(dtype=torch.float64))
-            sums[2] += float((values * values).sum(dtype=torch.float64))
-            sums[3] += float((factors * penalties(values, loss.kind, loss.huber_delta)).sum(dtype=torch.float64))
+        self.add_sums(errors.counts, error_sums(errors, loss).tolist())
+
+    def add_sums(self, counts: Sequence[float], sums: Sequence[float]) -> None:
+        """Add the counts of the labels and what `error_sums` gives for them."""
+        for index, label in enumerate(LABELS):
+            new = (counts[index], *sums[3 * index : 3 * index + 3])
+            self.sums[label][:] = [old + more for old, more in zip(self.sums[label], new, strict=True)]
 
     def joined(self, other: ErrorSums) -> ErrorSums:
         """The sums of both sets together."""

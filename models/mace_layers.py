@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -100,8 +100,6 @@ class MaceMessageLayer(ExactBuffers, Layer):
 
     if TYPE_CHECKING:
         radial_table: Tensor
-        couplings: Tensor
-        terms: Tensor
 
     def __init__(
         self,
@@ -131,14 +129,8 @@ class MaceMessageLayer(ExactBuffers, Layer):
         if residual:
             self.residual = ScaledWeights((n_species, l_out + 1, *square), (1,), generator)
         self.constant("radial_table", np.zeros(table), persistent=True)
-        self.constant("terms", terms_by_path(l_max, message_l))
-        self.constant("couplings", couplings.couplings)
-
-    def _apply(self, function: Any, recurse: bool = True) -> MaceMessageLayer:
-        """See the base class."""
-        super()._apply(function, recurse)
-        self.couplings = torch.tensor(message_table(self.l_max, self.message_l).couplings).to(self.path_scale)
-        return self
+        self.terms = torch.tensor(terms_by_path(l_max, message_l))
+        self.couplings = torch.tensor(couplings.couplings)
 
     @torch.no_grad()
     def native_parameters(self) -> dict[str, Tensor]:
@@ -150,7 +142,7 @@ class MaceMessageLayer(ExactBuffers, Layer):
             "radial_table": self.radial_table.double(),
             "message": self.messages.values(),
             "terms": self.terms,
-            "couplings": torch.tensor(message_table(self.l_max, self.message_l).couplings),
+            "couplings": self.couplings,
             "mixing": mixing,
             "blocks": torch.tensor(self.degrees, dtype=torch.int32),
         }

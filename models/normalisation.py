@@ -135,8 +135,8 @@ def _path_scales(
         for path in range(len(squares)):
             coefficients = one_path[path].expand(-1, -1, A.shape[2]).contiguous()
             squares[path] += model.product(chunk, coefficients, no_species, *tree_and_roots).double().square().sum()
-    n_paths = torch.tensor([size for size in sizes for _ in range(size)], dtype=torch.float64)
-    n_components = torch.tensor([2 * degree + 1 for degree, size in enumerate(sizes) for _ in range(size)])
+    n_paths = torch.tensor([size for size in sizes for _ in range(size)], dtype=torch.float64).to(A.device)
+    n_components = torch.tensor([2 * degree + 1 for degree, size in enumerate(sizes) for _ in range(size)]).to(A.device)
     root_mean_squares = (squares / (A.shape[0] * A.shape[2] * n_components)).sqrt()
     return 1.0 / (n_paths.sqrt() * root_mean_squares.clamp(min=PATH_FLOOR))
 

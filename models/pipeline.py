@@ -25,6 +25,7 @@ from tesseral.models.metadata import model_metadata, with_origin
 from tesseral.models.metrics import print_error_table
 from tesseral.models.optimisation import copy_into
 from tesseral.models.prepare import DTYPES, PreparedData, build_model, prepare_data
+from tesseral.models.processes import Processes, joined_processes, training_device
 from tesseral.models.progress import ConsoleMonitor, error_text
 from tesseral.models.report import EvaluatedSet, write_report
 from tesseral.models.training import CHECKPOINT_NAME, EVALUATION_ATOMS, Trainer
@@ -32,6 +33,8 @@ from tesseral.models.training import CHECKPOINT_NAME, EVALUATION_ATOMS, Trainer
 MODEL_NAME = "model.pt"
 CONFIG_NAME = "config.yaml"
 LOG_NAME = "log.jsonl"
+#: keys of the section training that may change when a training is resumed
+NO_PART_OF_THE_RESULT = ("device", "threads", "checkpoint_interval")
 
 
 def train(config: Config, output: Path, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -50,37 +53,59 @@ def train(config: Config, output: Path, resume: bool = False, console: Console |
         Error tables by set (``train``, ``replay``, ``validation``, ``replay validation``, ``test``), see
         :func:`tesseral.models.metrics.error_table`.
 
+    Under torchrun the processes train one model together; the first of them writes, shows progress and returns errors.
+
     Raises:
         DataError, CheckpointError, TrainingError, TrainingInterrupted, ModelFileError: see the modules of those names.
         FileNotFoundError: there is no model ``init_from``.
         OSError: something cannot be written.
+        ValueError, RuntimeError: see :func:`tesseral.models.processes.training_device`.
     """
-    console = console or Console(quiet=True)
+    device = training_device(config.training.device)
     initial = open_initial_model(config)
-    _open_folder(output, resume, initial)
+    with joined_processes(device) as processes, _threads(config.training.threads):
+        if console is None or not processes.is_first:
+            console = Console(quiet=True)
+        if processes.is_first:
+            _open_folder(output, resume, initial)
+        return _train(config, output, initial, console, device, processes)
+
+
+def _train(
+    config: Config,
+    output: Path,
+    initial: InitialModel | None,
+    console: Console,
+    device: torch.device,
+    processes: Processes,
+) -> dict[str, Any]:
+    """The training in an open folder."""
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)
 
-    with _threads(config.training.threads):
-        data = prepare_data(config, say, initial)
-        trainer = _trainer(config, output, data, initial)
-        if trainer.checkpoint.exists():
-            trainer.resume()
-        elif initial is not None:
-            start = trainer.validate_start()
-            for name in [name for name in data.sets if name in start]:
-                say(f"{initial.name} before the first step: {name} {error_text(start[name])}")
-        write_atomically(output / CONFIG_NAME, dump_config(config).encode("utf-8"))
-        progress = trainer.state.progress
-        log = _Log(output / LOG_NAME, progress.history)
-        with ConsoleMonitor(console, config.training.epochs, progress.epoch) as monitor:
-            trainer.fit([monitor, log])
-        return _conclude(config, output, data, trainer, initial, console)
+    data = prepare_data(config, say, initial)
+    trainer = _trainer(config, output, data, initial, device, processes)
+    if trainer.checkpoint.exists():
+        trainer.resume()
+    elif initial is not None:
+        start = trainer.validate_start()
+        for name in [name for name in data.sets if name in start]:
+            say(f"{initial.name} before the first step: {name} {error_text(start[name])}")
+    processes.wait()  # until all have seen whether there is a checkpoint
+    if not processes.is_first:
+        trainer.fit([])
+        return {}
+    write_atomically(output / CONFIG_NAME, dump_config(config).encode("utf-8"))
+    progress = trainer.state.progress
+    log = _Log(output / LOG_NAME, progress.history)
+    with ConsoleMonitor(console, config.training.epochs, progress.epoch) as monitor:
+        trainer.fit([monitor, log])
+    return _conclude(config, output, data, trainer, initial, console)
 
 
 def predict_frames(model: EnergyModel, data: PreparedData, frames: Sequence[Frame]) -> list[dict[str, Any]]:
-    """Predictions of a model in float64 for labelled frames.
+    """Predictions of a model in float64 for labelled frames, made on the device of the model.
 
     Returns:
         ``energy`` (eV), ``forces`` [n_atoms, 3] (eV/Å) and ``stress`` [3, 3] (eV/Å^3; None without a label) of each.
@@ -89,13 +114,14 @@ def predict_frames(model: EnergyModel, data: PreparedData, frames: Sequence[Fram
     structures = data.structures(frames, model.cutoff, torch.float64)
     baselines = [float(data.baseline[structure.species.numpy()].sum()) for structure in structures]
     for batch in batches_by_atoms(structures, EVALUATION_ATOMS):
-        result = predict(model, batch, True, False)
+        result = predict(model, batch.to(model.density_scale.device), True, False)
         assert result.stress is not None
-        forces = torch.split(result.forces, batch.n_atoms.tolist())
-        for index in range(len(batch.n_atoms)):
-            stress = result.stress[index].numpy() if batch.has_stress[index] else None
-            energy = float(result.energy[index]) + baselines[len(predictions)]
-            predictions.append({"energy": energy, "forces": forces[index].numpy(), "stress": stress})
+        energies, stresses = result.energy.tolist(), result.stress.cpu().numpy()
+        forces = torch.split(result.forces.cpu(), batch.n_atoms.tolist())
+        for index, energy in enumerate(energies):
+            stress = stresses[index] if batch.has_stress[index] else None
+            total = energy + baselines[len(predictions)]
+            predictions.append({"energy": total, "forces": forces[index].numpy(), "stress": stress})
     return predictions
 
 
@@ -110,7 +136,14 @@ def _open_folder(output: Path, resume: bool, initial: InitialModel | None) -> No
         )
 
 
-def _trainer(config: Config, output: Path, data: PreparedData, initial: InitialModel | None) -> Trainer:
+def _trainer(
+    config: Config,
+    output: Path,
+    data: PreparedData,
+    initial: InitialModel | None,
+    device: torch.device,
+    processes: Processes,
+) -> Trainer:
     """The trainer of a model before its first step; replay frames are among those it trains on."""
     cutoff, dtype = config.model.cutoff if initial is None else initial.model.cutoff, DTYPES[config.training.precision]
     weight = config.data.replay_weight
@@ -120,13 +153,14 @@ def _trainer(config: Config, output: Path, data: PreparedData, initial: InitialM
     validation = data.structures(data.validation, cutoff, dtype)
     replay_validation = data.structures(data.replay_validation, cutoff, dtype, weight)
     identity = _identity(config, data, initial)
-    return Trainer(model, training, validation, config.training, output, identity, replay_validation)
+    rest = (replay_validation, device, processes)
+    return Trainer(model, training, validation, config.training, output, identity, *rest)
 
 
 def _identity(config: Config, data: PreparedData, initial: InitialModel | None) -> dict[str, Any]:
     """What must not change between the parts of a resumed training: all numbers that enter the result."""
     content = config.model_dump(mode="json")
-    settings = {k: v for k, v in content["training"].items() if k not in ("threads", "checkpoint_interval")}
+    settings = {k: v for k, v in content["training"].items() if k not in NO_PART_OF_THE_RESULT}
     start = {} if initial is None else {"init_from": initial.sha256, "replay_weight": config.data.replay_weight}
     return {
         **start,
@@ -151,6 +185,7 @@ def _conclude(
     What was not trained is taken from the initial model in full precision.
     """
     exported = copy.deepcopy(trainer.model).double() if initial is None else initial.with_e0(data.e0)
+    exported.to(trainer.device)
     parameters = dict(exported.named_parameters())
     copy_into({name: parameters[name] for name in trainer.state.best}, trainer.state.best)
     progress = trainer.state.progress
@@ -159,8 +194,10 @@ def _conclude(
     metadata = model_metadata(config, data, exported, progress, tables)
     before: dict[str, Any] = {}
     if initial is not None:
-        before = {name: one.table for name, one in _evaluated(initial.with_e0(data.e0), data).items()}
+        start = initial.with_e0(data.e0).to(trainer.device)
+        before = {name: one.table for name, one in _evaluated(start, data).items()}
         metadata = with_origin(metadata, initial, before)
+    exported.cpu()
     save_model(output / MODEL_NAME, torch.jit.script(exported), metadata, exported.native_parameters())
     write_report(output / "report", sets, data.e0, progress.history, before)
     for name, table in tables.items():

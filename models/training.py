@@ -20,14 +20,16 @@ from tesseral.models.checkpoint import (
     save_checkpoint,
 )
 from tesseral.models.config import TrainingConfig
-from tesseral.models.data import Batch, Structure, batch_order, batches_by_atoms, collate
+from tesseral.models.data import Batch, Structure, batch_order, batches_by_atoms, collate, label_counts
 from tesseral.models.energy_model import EnergyModel
-from tesseral.models.loss import ErrorSums, loss_value, predict, residuals, weights_at
+from tesseral.models.loss import LABELS, ErrorSums, error_sums, loss_value, predict, residuals, weights_at
 from tesseral.models.optimisation import AveragedWeights, copy_into, learning_rate, make_optimizer
+from tesseral.models.processes import Processes
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 #: atoms per batch where no gradient of the parameters is needed
 EVALUATION_ATOMS = 2000
+CPU, ALONE = torch.device("cpu"), Processes()
 
 
 class TrainingError(RuntimeError):
@@ -56,9 +58,11 @@ class Trainer:
     """Fits a model to structures; the state is saved now and then and can be resumed exactly.
 
     Args:
-        model: what is fitted; its weights change in place.
+        model: what is fitted; it is moved to the device and its weights change in place.
         training, validation: structures; without validation the averaged weights of the last epoch are the result.
         replay_validation: further structures for validation, whose errors are told apart.
+        device: where the model and the batch under way are; the structures stay where they are.
+        processes: those that train this model together, each with the same arguments but for the device.
         settings: the ``training`` section of the configuration.
         folder: where the checkpoint is written.
         identity: JSON data that a checkpoint must agree with to be resumed.
@@ -73,8 +77,11 @@ class Trainer:
         folder: Path,
         identity: dict[str, Any],
         replay_validation: Sequence[Structure] = (),
+        device: torch.device = CPU,
+        processes: Processes = ALONE,
     ) -> None:
-        self.model = model
+        self.model = model.to(device)
+        self.device, self.processes = device, processes
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.training = training
         self.settings = settings
@@ -134,7 +141,7 @@ class Trainer:
         sums = ErrorSums(progress.epoch_sums)
         progress.epoch_sums = sums.sums
         for indices in order[progress.batch :]:
-            self._step(collate([self.training[i] for i in indices]), sums)
+            self._step([self.training[i] for i in indices], sums)
             progress.batch += 1
             progress.seconds = time.monotonic() - started
             for monitor in monitors:
@@ -145,19 +152,31 @@ class Trainer:
         for monitor in monitors:
             monitor.epoch(progress.history[-1])
         if progress.finished:
-            save_checkpoint(self.checkpoint, self.state, self.identity)
+            self._save()
 
-    def _step(self, batch: Batch, sums: ErrorSums) -> None:
+    def _step(self, structures: Sequence[Structure], sums: ErrorSums) -> None:
+        """One step with the gradient of the loss of these structures, of which each process takes its share."""
         settings, progress = self.settings, self.state.progress
         weights = weights_at(settings.loss, progress.epoch, settings.epochs)
-        with_stress = weights.stress > 0 and bool(batch.has_stress.any())
-        errors = residuals(predict(self.model, batch, with_stress, True), batch)
-        loss = loss_value(errors, weights, settings.loss)
-        self._check_finite(float(loss.detach()))
-        sums.add(errors, settings.loss)
+        n_energies, n_forces, n_stresses = label_counts(structures)
+        with_stress = weights.stress > 0 and n_stresses > 0
+        counts = (n_energies, n_forces, n_stresses if with_stress else 0)
+        results = torch.zeros(10, dtype=torch.float64, device=self.device)  # errors and loss of the own share
+        own = self.processes.share(structures)
+        if own:
+            batch = collate(own).to(self.device)
+            errors = residuals(predict(self.model, batch, with_stress, True), batch)._replace(counts=counts)
+            loss = loss_value(errors, weights, settings.loss)
+            if loss.requires_grad:
+                loss.backward(inputs=self.parameters)  # and by nothing else that the model differentiates by
+            results = torch.cat([error_sums(errors, settings.loss), loss.detach()[None]])
+        *error_results, loss_result = self.processes.summed(results).tolist()
+        self._check_finite(loss_result)
+        sums.add_sums(counts, error_results)
         optimizer = self.state.optimizer
-        if loss.requires_grad:  # not for a batch whose only labels have no weight
-            loss.backward(inputs=self.parameters)  # and by nothing else that the model differentiates by
+        # not for structures whose only labels have no weight
+        if any(getattr(weights, label) > 0 and count > 0 for label, count in zip(LABELS, counts, strict=True)):
+            self.processes.sum_gradients(self.parameters)
             if settings.gradient_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.parameters, settings.gradient_clip)
             for group in optimizer.param_groups:
@@ -214,24 +233,33 @@ class Trainer:
         copy_into(self.state.best, self.state.average.average)
 
     def _evaluate(self, batches: Sequence[Batch]) -> ErrorSums:
+        results = torch.zeros(12, dtype=torch.float64, device=self.device)
+        for given in self.processes.share(batches):
+            batch = given.to(self.device)
+            errors = residuals(predict(self.model, batch, batch.n_labels[2] > 0, False), batch)
+            counts = results.new_tensor(errors.counts)
+            results += torch.cat([counts, error_sums(errors, self.settings.loss)])
+        numbers = self.processes.summed(results).tolist()
         sums = ErrorSums()
-        for batch in batches:
-            prediction = predict(self.model, batch, bool(batch.has_stress.any()), False)
-            sums.add(residuals(prediction, batch), self.settings.loss)
+        sums.add_sums(numbers[:3], numbers[3:])
         return sums
 
     def _in_last_stage(self) -> bool:
         stage = self.settings.loss.second_stage
         return stage is None or self.state.progress.epoch > stage.start * self.settings.epochs
 
-    def _save_if_due(self) -> None:
-        interrupted = self._received_signal is not None
-        if interrupted or time.monotonic() - self._last_checkpoint >= self.settings.checkpoint_interval:
+    def _save(self) -> None:
+        if self.processes.is_first:
             save_checkpoint(self.checkpoint, self.state, self.identity)
+
+    def _save_if_due(self) -> None:
+        received = self.processes.largest(self._received_signal or 0, self.device)
+        if received or time.monotonic() - self._last_checkpoint >= self.settings.checkpoint_interval:
+            self._save()
             self._last_checkpoint = time.monotonic()
-        if self._received_signal is not None:
-            name = signal.Signals(self._received_signal).name
-            raise TrainingInterrupted(f"stopped by {name}; the state is in {self.checkpoint}", self._received_signal)
+        if received:
+            name = signal.Signals(received).name
+            raise TrainingInterrupted(f"stopped by {name}; the state is in {self.checkpoint}", received)
 
     @contextmanager
     def _signals_caught(self) -> Iterator[None]:

@@ -103,6 +103,20 @@ def device(request) -> Iterator[str]:
     use_cuda_library("")
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def operator_device(request) -> Iterator[torch.device]:
+    """Each device in turn for the torch operators, as torch's default device; without a GPU, "cuda" is its code on the
+    processor, on CPU tensors."""
+    load_operators()
+    if request.param == "cuda" and torch.cuda.is_available():
+        torch.set_default_device("cuda")
+    elif request.param == "cuda":
+        torch.ops.tesseral.use_emulated_device(str(request.getfixturevalue("emulated_device")))
+    yield torch.get_default_device()
+    torch.set_default_device(None)
+    torch.ops.tesseral.use_instruction_set("auto")
+
+
 @pytest.fixture(params=["baseline", "avx2", "avx512", "cuda"])
 def instruction_set(request) -> Iterator[str]:
     """Each instruction set in turn for the torch operators, skipped where this processor lacks it; "cuda" is the code

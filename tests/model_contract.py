@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def crystal() -> Atoms:
 
 
 def graph(atoms: Atoms, cutoff: float = 3.6) -> tuple[torch.Tensor, ...]:
-    """vectors, centers, neighbors, species"""
+    """vectors, centers, neighbors, species on torch's default device"""
     centers, neighbors, vectors = neighbor_list("ijD", atoms, cutoff)
     species = np.array([SPECIES.index(symbol) for symbol in atoms.symbols], dtype=np.int64)
     return tuple(torch.tensor(array) for array in (vectors.reshape(-1, 3), centers, neighbors, species))
@@ -68,13 +69,26 @@ def forces_and_strain_derivative(model: EnergyModel, atoms: Atoms) -> tuple[np.n
     gradients = model(vectors, centers, neighbors, species)[1]
     forces = torch.zeros(len(atoms), 3, dtype=torch.float64)
     forces = forces.index_add(0, centers, gradients).index_add(0, neighbors, -gradients)
-    return forces.numpy(), (vectors.T @ gradients).numpy()
+    return forces.cpu().numpy(), (vectors.T @ gradients).cpu().numpy()
 
 
 def loss(model: EnergyModel, atoms: Atoms) -> torch.Tensor:
     energies, gradients = model.training_energies_and_gradients(*graph(atoms))
     weights = torch.linspace(-1.0, 1.0, gradients.numel(), dtype=gradients.dtype).reshape(gradients.shape)
     return energies.sum() + (gradients * weights).sum() + gradients.square().sum()
+
+
+def here(make: Callable[[], EnergyModel]) -> Any:
+    """The model that `make` makes, on torch's default device, see the fixture `operator_device`."""
+    with torch.device("cpu"):
+        model = make()
+    return model.to(torch.get_default_device())
+
+
+def choose_emulated(request: pytest.FixtureRequest, chosen: bool) -> None:
+    """Skips a test on `cuda` without a GPU, where the processor runs its code slowly, unless it is chosen."""
+    if request.node.callspec.params["operator_device"] == "cuda" and not torch.cuda.is_available() and not chosen:
+        pytest.skip("slow without a GPU")
 
 
 class ModelContract:
@@ -178,7 +192,8 @@ class ModelContract:
         derivatives = torch.autograd.grad(loss(model, atoms), list(parameters.values()))
         generator = torch.Generator().manual_seed(0)
         for (name, parameter), derivative in zip(parameters.items(), derivatives, strict=True):
-            direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64, device="cpu")
+            direction = direction.to(parameter.device)
             values = []
             for step in (1e-5, -1e-5):
                 with torch.no_grad():

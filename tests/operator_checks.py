@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tesseral.kernel import load_operators
 
 load_operators()
 compiled = torch.ops.tesseral
+#: for tests of operators that hold on each device
+on_each_device = pytest.mark.usefixtures("operator_device")
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 DTYPES = [torch.float64, torch.float32]
@@ -18,7 +21,13 @@ def generator(seed: int) -> torch.Generator:
 
 
 def random(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64).to(dtype)
+    """The same numbers on each device."""
+    return here(torch.randn(*shape, generator=generator(seed), dtype=torch.float64, device="cpu")).to(dtype)
+
+
+def here(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor on torch's default device, see the fixture `operator_device`."""
+    return tensor.to(torch.get_default_device())
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers
-from model_contract import ARGUMENTS, ModelContract, crystal, graph, loss, spline_table
+from model_contract import ARGUMENTS, ModelContract, choose_emulated, crystal, graph, here, loss, spline_table
 
 from tesseral.models.coupling import symmetric_basis, tensor_basis
 from tesseral.models.file import load_torchscript, read_model, save_model
@@ -37,7 +37,7 @@ MODELS = [(kind, variant) for kind in (ReferenceLayeredModel, LayeredModel) for 
 
 
 def prepared(kind: type[LayeredModel], variant: str, **changes: Any) -> LayeredModel:
-    model = kind(**ARGUMENTS | VARIANTS[variant] | changes)
+    model = here(lambda: kind(**ARGUMENTS | VARIANTS[variant] | changes))
     model.normalise(*graph(crystal()))
     return model
 
@@ -48,7 +48,8 @@ def atoms() -> Atoms:
 
 
 @pytest.fixture(params=MODELS, ids=lambda value: f"{value[0].__name__}, {value[1]}")
-def model(request: pytest.FixtureRequest) -> LayeredModel:
+def model(request: pytest.FixtureRequest, operator_device: torch.device) -> LayeredModel:
+    choose_emulated(request, request.param == (LayeredModel, "two layers"))
     return prepared(*request.param)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from model_contract import ARGUMENTS, ModelContract, crystal, graph, loss, spline_table
+from model_contract import ARGUMENTS, ModelContract, choose_emulated, crystal, graph, here, loss, spline_table
 
 from tesseral.models.coupling import symmetric_basis
 from tesseral.models.local import LocalModel
@@ -31,9 +31,10 @@ def atoms() -> Atoms:
 
 
 @pytest.fixture(params=MODELS, ids=lambda value: f"{value[0].__name__}, {value[1]}")
-def model(request: pytest.FixtureRequest, atoms: Atoms) -> LocalModel:
+def model(request: pytest.FixtureRequest, atoms: Atoms, operator_device: torch.device) -> LocalModel:
     kind, variant = request.param
-    return prepared(kind(**ARGUMENTS | VARIANTS[variant]), atoms)
+    choose_emulated(request, kind is LocalModel)
+    return prepared(here(lambda: kind(**ARGUMENTS | VARIANTS[variant])), atoms)
 
 
 def prepared(model: LocalModel, atoms: Atoms) -> LocalModel:

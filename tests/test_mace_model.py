@@ -15,7 +15,7 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from mace_networks import DenseMace, arguments, random_network
-from model_contract import ModelContract, crystal, graph, loss
+from model_contract import ModelContract, choose_emulated, crystal, graph, here, loss
 from tesseral.kernel._engine import Engine
 
 from tesseral.calculator.neighbors import neighbor_list
@@ -82,8 +82,10 @@ def atoms() -> Atoms:
 
 
 @pytest.fixture(params=MODELS, ids=lambda value: f"{value[0].__name__}, {value[1]}")
-def model(request: pytest.FixtureRequest) -> MaceModel:
-    return model_of(*request.param)
+def model(request: pytest.FixtureRequest, operator_device: torch.device) -> MaceModel:
+    emulated = "two layers, density, species mixing, constant, pair tables"
+    choose_emulated(request, request.param == (MaceModel, emulated))
+    return here(lambda: model_of(*request.param))
 
 
 @pytest.fixture(params=VARIANTS)

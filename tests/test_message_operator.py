@@ -7,7 +7,18 @@ from itertools import combinations
 
 import pytest
 import torch
-from operator_checks import DTYPES, TOLERANCE, assert_close, compare, compiled, derivatives, generator, random
+from operator_checks import (
+    DTYPES,
+    TOLERANCE,
+    assert_close,
+    compare,
+    compiled,
+    derivatives,
+    generator,
+    here,
+    on_each_device,
+    random,
+)
 from torch.autograd import gradcheck, gradgradcheck
 
 from tesseral.kernel import reference
@@ -54,7 +65,7 @@ class Case:
     @classmethod
     def random(cls, l_max=2, h_degree=1, n_channels=5, n_radial=3, n_atoms=6, n_ghosts=2, most=21) -> Case:
         chance = generator(l_max + 10 * h_degree)
-        counts = torch.randint(1, most, (n_atoms,), generator=chance)
+        counts = torch.randint(1, most, (n_atoms,), generator=chance, device="cpu")
         counts[[1, -1]] = 0
         n_edges = int(counts.sum())
         terms, couplings = message_terms(l_max, h_degree)
@@ -64,8 +75,8 @@ class Case:
             angular=numbers((n_edges, (l_max + 1) ** 2), 2),
             h=numbers((n_atoms + n_ghosts, (h_degree + 1) ** 2, n_channels), 3),
             weights=numbers((n_paths, n_radial, n_channels), 4),
-            centers=torch.repeat_interleave(torch.arange(n_atoms), counts),
-            neighbors=torch.randint(0, n_atoms + n_ghosts, (n_edges,), generator=chance),
+            centers=torch.repeat_interleave(torch.arange(n_atoms), here(counts)),
+            neighbors=here(torch.randint(0, n_atoms + n_ghosts, (n_edges,), generator=chance, device="cpu")),
             n_atoms=n_atoms,
             terms=terms,
             couplings=couplings,
@@ -91,6 +102,7 @@ def assert_equals_reference(case: Case, tolerance: float) -> None:
     compare(lambda *x: case.call(compiled, *x), lambda *x: case.call(reference, *x), case.factors(), tolerance)
 
 
+@on_each_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("l_max", "h_degree", "n_channels", "n_radial"), [(0, 0, 1, 1), (3, 0, 64, 8), (3, 1, 20, 5), (2, 2, 80, 3)]
@@ -105,6 +117,7 @@ def test_every_instruction_set_equals_reference(instruction_set, dtype, n_channe
     assert_equals_reference(Case.random(n_channels=n_channels).to(dtype), TOLERANCE[dtype])
 
 
+@on_each_device
 def test_message_from_scalars_is_a_density_times_channels():
     """With h of degree 0: M = sum_j R_lk(r_ij) Y_lm h_jk."""
     case = Case.random(l_max=3, h_degree=0)
@@ -115,6 +128,7 @@ def test_message_from_scalars_is_a_density_times_channels():
     assert_close(case.call(compiled), expected, 1e-13)
 
 
+@on_each_device
 def test_single_precision_agrees_with_double():
     case = Case.random(l_max=3, h_degree=1, n_channels=64, n_radial=8)
     for single, double in zip(
@@ -123,14 +137,17 @@ def test_single_precision_agrees_with_double():
         assert_close(single.double(), double, 3e-6)
 
 
+@on_each_device
 @pytest.mark.parametrize("h_degree", [0, 1, 2])
-def test_numeric_derivatives(h_degree):
+def test_numeric_derivatives(h_degree, request):
     case = Case.random(l_max=2, h_degree=h_degree, n_channels=2, n_radial=2, n_atoms=4, most=5)
     inputs = tuple(case.factors(requires_grad=True))
-    assert gradcheck(lambda *x: case.call(compiled, *x), inputs)
-    assert gradgradcheck(lambda *x: case.call(compiled, *x), inputs)
+    options = {"nondet_tol": 1e-12, "fast_mode": request.node.callspec.params["operator_device"] == "cuda"}
+    assert gradcheck(lambda *x: case.call(compiled, *x), inputs, **options)
+    assert gradgradcheck(lambda *x: case.call(compiled, *x), inputs, **options)
 
 
+@on_each_device
 @pytest.mark.parametrize("wanted", [*combinations(FACTORS, 1), *combinations(FACTORS, 2)])
 def test_gradients_by_some_factors_equal_reference(wanted):
     case = Case.random()
@@ -156,6 +173,7 @@ def test_results_do_not_depend_on_the_timing_of_threads(threads):
         assert_close(actual, expected, 1e-5)
 
 
+@on_each_device
 @pytest.mark.parametrize("n_atoms", [0, 3])
 def test_no_edges_give_no_messages(n_atoms):
     case = Case.random()
@@ -173,12 +191,14 @@ def test_no_edges_give_no_messages(n_atoms):
     assert all(float(x.abs().sum()) == 0.0 for x in [value, *rest])
 
 
+@on_each_device
 def test_a_message_without_terms_is_zero():
     case = Case.random()
     none = replace(case, terms=case.terms[:0], couplings=case.couplings[:0])
     assert all(float(x.abs().sum()) == 0.0 for x in all_derivatives(none, compiled))
 
 
+@on_each_device
 def test_non_contiguous_input():
     case = Case.random()
     spread = [torch.stack([x, x], dim=-1)[..., 0] for x in case.factors()]
@@ -186,6 +206,7 @@ def test_non_contiguous_input():
     assert torch.equal(case.call(compiled, *spread), case.call(compiled))
 
 
+@on_each_device
 def test_messages_run_in_torchscript():
     @torch.jit.script
     def energy(
@@ -207,12 +228,13 @@ def test_messages_run_in_torchscript():
     assert all(float(g.abs().max()) > 0 for g in torch.autograd.grad(value, inputs))
 
 
+@on_each_device
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: {"h": c.h[0]}, r"h: expected shape \[\*, \*, \*\]"),
         (lambda c: {"h": c.h.long()}, "h: expected float32 or float64"),
-        (lambda c: {"h": c.h.to("meta")}, "h: the compiled operators run on CPU tensors, got meta"),
+        (lambda c: {"h": c.h.to("meta")}, "h: the compiled operators run on CPU and CUDA tensors, got meta"),
         (lambda c: {"h": c.h.float()}, "radial is Double but h is Float: give both the same dtype"),
         (lambda c: {"radial": c.radial[:-1]}, "radial: expected shape"),
         (lambda c: {"angular": c.angular[:-1]}, "angular: expected shape"),

@@ -6,18 +6,19 @@ import os
 
 import pytest
 import torch
-from operator_checks import DTYPES, TOLERANCE, compare, compiled, generator, random
+from operator_checks import DTYPES, TOLERANCE, compare, compiled, generator, here, on_each_device, random
 
 from tesseral.kernel import reference
 
 
+@on_each_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_species", [1, 3])
 @pytest.mark.parametrize(
     ("degrees", "n_inputs", "n_channels"), [([0], 3, 5), ([0, 1, 2, 3], 16, 37), ([1, 0, 1, 2, 0], 9, 16)]
 )
 def test_map_rows_equals_reference(dtype, n_species, degrees, n_inputs, n_channels):
-    kinds = None if n_species == 1 else torch.randint(n_species, (70,), generator=generator(3))
+    kinds = None if n_species == 1 else here(torch.randint(n_species, (70,), generator=generator(3), device="cpu"))
     values = random((70, sum(2 * degree + 1 for degree in degrees), n_inputs), dtype, 1)
     weights = random((n_species, len(degrees), n_inputs, n_channels), dtype, 2)
     for n_atoms in (0, 1, 70):
@@ -30,6 +31,7 @@ def test_map_rows_equals_reference(dtype, n_species, degrees, n_inputs, n_channe
         )
 
 
+@on_each_device
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from pretended_device import PRETENDED, Distant, PretendedDevice
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,9 +33,9 @@ from tesseral.models.file import read_model
 from tesseral.models.frames import DataError, read_frames
 from tesseral.models.loss import ErrorSums, predict, residuals
 from tesseral.models.metrics import error_table
-from tesseral.models.pipeline import train
+from tesseral.models.pipeline import predict_frames, train
 from tesseral.models.prepare import build_model, prepare_data
-from tesseral.models.training import Trainer, TrainingError, TrainingInterrupted
+from tesseral.models.training import CPU, Trainer, TrainingError, TrainingInterrupted
 
 RUN = "import sys; from tesseral.cli import main; main()"
 
@@ -200,13 +203,14 @@ class Interrupt:
         pass
 
 
-def trainer(config: Config, folder: Path) -> Trainer:
+def trainer(config: Config, folder: Path, device: torch.device = CPU) -> Trainer:
     """A trainer as the pipeline makes it, without the rest."""
     folder.mkdir(exist_ok=True)
     data = prepare_data(config, lambda text: None)
     training, validation = (data.structures(f, 4.0, torch.float32) for f in (data.training, data.validation))
     model = build_model(config, data, training)
-    return Trainer(model, training, validation, config.training, folder, {"training": config.training.model_dump()})
+    identity = {"training": config.training.model_dump()}
+    return Trainer(model, training, validation, config.training, folder, identity, device=device)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -253,6 +257,79 @@ def test_resume_refuses_another_configuration_or_other_data(data_file: Path, tmp
     with pytest.raises(CheckpointError, match=r"belongs to another run: .*data: '"):
         train(settings(other), tmp_path, resume=True)
     train(settings(data_file, threads=2, checkpoint_interval=5.0), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_training_on_a_device_gives_the_same_weights_and_its_checkpoint_resumes_anywhere(
+    architecture: str, data_file: Path, tmp_path: Path
+) -> None:
+    config = settings(data_file, architecture)
+    data = prepare_data(config, lambda text: None)
+    whole = trainer(config, tmp_path / "cpu")
+    best = whole.fit([])
+    expected = predict_frames(copy.deepcopy(whole.model).double(), data, data.validation)
+    with PretendedDevice():
+        one = trainer(config, tmp_path / "device", PRETENDED)
+        found = one.fit([])
+        assert all(isinstance(tensor, Distant) for tensor in found.values())
+        assert equal({name: tensor.cpu() for name, tensor in found.items()}, best)
+        resumed = trainer(config, tmp_path / "cpu", PRETENDED)
+        resumed.resume()
+        assert all(isinstance(tensor, Distant) for tensor in resumed.state.best.values())
+        predictions = predict_frames(copy.deepcopy(one.model).double(), data, data.validation)
+    for prediction, other in zip(predictions, expected, strict=True):
+        assert prediction["energy"] == other["energy"] and (prediction["forces"] == other["forces"]).all()
+    assert equal(checkpoint_tensors(tmp_path / "cpu"), checkpoint_tensors(tmp_path / "device"))
+    back = trainer(config, tmp_path / "device")
+    back.resume()
+    assert equal(back.fit([]), best)
+
+
+def run_processes(script: str, folder: Path, count: int) -> None:
+    """Run a Python program in so many processes of torchrun."""
+    (folder / "program.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "program.py"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+PROCESSES = """
+import os
+from safetensors.torch import save_file
+from tesseral.models import pipeline
+from tesseral.models.config_file import load_config
+
+fit = pipeline.Trainer.fit
+
+def fit_and_save(trainer, monitors):
+    best = fit(trainer, monitors)
+    save_file(dict(trainer.model.state_dict()), f"weights{os.environ['RANK']}.safetensors")
+    return best
+
+pipeline.Trainer.fit = fit_and_save
+"""
+
+
+def test_processes_share_the_batches_and_take_the_same_steps(data_file: Path, tmp_path: Path) -> None:
+    """Two steps at the same weights, since the first only starts the optimiser's averages: with 11 structures, and with
+    1, of which the second process has none. The bases of the averages are not unique, so what follows may differ."""
+    config = settings(data_file, precision="float64", batch_size=11, epochs=1, checkpoint_interval=60)
+    train(config, tmp_path / "one")
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    program = PROCESSES + 'tables = pipeline.train(load_config("config.yaml"), pipeline.Path("two"))\n'
+    program += 'assert bool(tables) == (os.environ["RANK"] == "0")\n'
+    run_processes(program, tmp_path, 2)
+    assert equal(*[load_file(tmp_path / f"weights{rank}.safetensors") for rank in range(2)])
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1]
+    one, two = (json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("one", "two"))
+    assert two["training"] == pytest.approx(one["training"], rel=1e-9)
+    found = checkpoint_tensors(tmp_path / "two")
+    for name, tensor in checkpoint_tensors(tmp_path / "one").items():
+        if name.endswith("_average"):
+            scale = float(tensor.abs().max())
+            torch.testing.assert_close(found[name], tensor, rtol=0.0, atol=1e-9 * scale, msg=name)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(data_file: Path, tmp_path: Path) -> None:

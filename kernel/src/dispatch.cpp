@@ -83,6 +83,9 @@ void use_instruction_set(InstructionSet set) {
 void use_emulated_device() {
   emulated = &cuda_library();
 }
+bool device_is_emulated() {
+  return emulated != nullptr;
+}
 
 template <>
 const Kernels<float>& kernels<float>() {

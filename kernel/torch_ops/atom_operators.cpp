@@ -1,8 +1,7 @@
 // Torch operators over atoms: channel mixing and the symmetric product.
 #include <stdexcept>
 
-#include "tesseral/cuda_library.hpp"
-#include "tesseral/dispatch.hpp"
+#include "tables.hpp"
 #include "trilinear.hpp"
 
 namespace tesseral::torch_ops {
@@ -34,10 +33,11 @@ struct MixArguments {
   Tensor forward(const Tensor& features, const Tensor& weights) const {
     Tensor x = contiguous(features), w = contiguous(weights);
     Tensor out = torch::empty({n_atoms(), n_harmonics(), n_channels}, x.options());
+    const Place place(x);
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix", [&] {
-      parallel(n_atoms(), [&](Range range) {
-        kernels<scalar_t>().mix(shape<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), range,
-                                out.mutable_data_ptr<scalar_t>());
+      parallel(place, n_atoms(), [&](Range range) {
+        place.kernels<scalar_t>().mix(shape<scalar_t>(), x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), range,
+                                      out.mutable_data_ptr<scalar_t>());
       });
     });
     return out;
@@ -45,10 +45,11 @@ struct MixArguments {
   Tensor input_gradient(const Tensor& gradient, const Tensor& weights) const {
     Tensor g = contiguous(gradient), w = contiguous(weights);
     Tensor out = torch::empty({n_atoms(), n_inputs, n_harmonics()}, g.options());
+    const Place place(g);
     AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "mix_input_gradient", [&] {
-      parallel(n_atoms(), [&](Range range) {
-        kernels<scalar_t>().mix_input_gradient(shape<scalar_t>(), g.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(),
-                                               range, out.mutable_data_ptr<scalar_t>());
+      parallel(place, n_atoms(), [&](Range range) {
+        place.kernels<scalar_t>().mix_input_gradient(shape<scalar_t>(), g.const_data_ptr<scalar_t>(),
+                                                     w.const_data_ptr<scalar_t>(), range, out.mutable_data_ptr<scalar_t>());
       });
     });
     return out;
@@ -56,10 +57,11 @@ struct MixArguments {
   Tensor weight_gradient(const Tensor& features, const Tensor& gradient) const {
     Tensor x = contiguous(features), g = contiguous(gradient);
     const std::vector<int64_t> whole = {n_species, l_max + 1, n_inputs, n_channels};
-    return parallel_sum(n_atoms(), whole, x.options(), [&](Range range, Tensor& own) {
+    const Place place(x);
+    return parallel_sum(place, n_atoms(), whole, x.options(), [&](Range range, Tensor& own) {
       AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mix_weight_gradient", [&] {
-        kernels<scalar_t>().mix_weight_gradient(shape<scalar_t>(), x.const_data_ptr<scalar_t>(),
-                                                g.const_data_ptr<scalar_t>(), range, own.mutable_data_ptr<scalar_t>());
+        place.kernels<scalar_t>().mix_weight_gradient(shape<scalar_t>(), x.const_data_ptr<scalar_t>(),
+                                                      g.const_data_ptr<scalar_t>(), range, own.mutable_data_ptr<scalar_t>());
       });
     });
   }
@@ -67,52 +69,50 @@ struct MixArguments {
 
 Tensor mix(const Tensor& features, const Tensor& weights, const Tensor& species) {
   check_real(features, "features");
-  check_same_dtype(features, "features", weights, "weights");
+  check_alike(features, "features", weights, "weights");
   check_shape(weights, "weights", {-1, -1, -1, -1});
   const int64_t l_max = weights.size(1) - 1;
   check_l_max(l_max);
   check_shape(features, "features", {-1, weights.size(2), (l_max + 1) * (l_max + 1)});
-  const MixArguments arguments{checked_indices(species, "species", features.size(0), weights.size(0)), l_max,
-                               weights.size(2), weights.size(3), weights.size(0)};
+  const auto checked = checked_indices(features, "features", {{"species", species, features.size(0), weights.size(0)}});
+  const MixArguments arguments{checked[0], l_max, weights.size(2), weights.size(3), weights.size(0)};
   return Trilinear<MixArguments>::call(Trilinear<MixArguments>::Form::forward, features, weights, arguments);
 }
 
 // ---- symmetric product --------------------------------------------------------------------------------------------
 
 struct ProductArguments {
-  Tensor species, tree, roots;
+  Tensor species;
+  c10::intrusive_ptr<ProductTree> tree;
 
   ProductShape shape(const Tensor& A, const Tensor& coefficients) const {
-    const auto* nodes = reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>());
-    const auto* of_outputs = roots.const_data_ptr<int32_t>();
-    const auto n_outputs = static_cast<int>(roots.size(0) - 1);
     return {static_cast<int>(A.size(1)),
             static_cast<int>(A.size(2)),
             static_cast<int>(coefficients.size(1)),
-            n_outputs,
-            tree_depth(nodes, of_outputs, n_outputs),
-            nodes,
-            of_outputs,
+            tree->n_outputs(),
+            tree->depth,
+            tree->nodes.data(),
+            tree->roots.data(),
             species.const_data_ptr<int64_t>()};
   }
   void save(AutogradContext* context) const {
     context->saved_data["species"] = species;
-    context->saved_data["tree"] = tree;
-    context->saved_data["roots"] = roots;
+    context->saved_data["tree"] = c10::IValue::make_capsule(tree);
   }
   static ProductArguments saved(AutogradContext* context) {
     auto& data = context->saved_data;
-    return {data["species"].toTensor(), data["tree"].toTensor(), data["roots"].toTensor()};
+    return {data["species"].toTensor(), c10::static_intrusive_pointer_cast<ProductTree>(data["tree"].toCapsule())};
   }
 };
 
 Tensor product_value(const Tensor& A, const Tensor& coefficients, const ProductArguments& arguments) {
   Tensor a = contiguous(A), c = contiguous(coefficients);
-  Tensor out = torch::empty({a.size(0), arguments.roots.size(0) - 1, a.size(2)}, a.options());
+  Tensor out = torch::empty({a.size(0), arguments.tree->n_outputs(), a.size(2)}, a.options());
+  const Place place(a);
   AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "symmetric_product", [&] {
-    parallel(a.size(0), [&](Range range) {
-      kernels<scalar_t>().product(arguments.shape(a, c), a.const_data_ptr<scalar_t>(), c.const_data_ptr<scalar_t>(), range,
-                                  out.mutable_data_ptr<scalar_t>());
+    parallel(place, a.size(0), [&](Range range) {
+      place.kernels<scalar_t>().product(arguments.shape(a, c), a.const_data_ptr<scalar_t>(), c.const_data_ptr<scalar_t>(),
+                                        range, out.mutable_data_ptr<scalar_t>());
     });
   });
   return out;
@@ -125,11 +125,12 @@ class ProductGradient : public torch::autograd::Function<ProductGradient> {
     context->save_for_backward({A, coefficients, G});
     arguments.save(context);
     Tensor a = contiguous(A), c = contiguous(coefficients), g = contiguous(G), gA = torch::empty_like(a);
-    Tensor gc = run(a, c, with_coefficients, [&](auto zero, Range range, void* own) {
+    const Place place(a);
+    Tensor gc = run(place, a, c, with_coefficients, [&](auto zero, Range range, void* own) {
       using T = decltype(zero);
-      kernels<T>().product_gradient(arguments.shape(a, c), {a.template const_data_ptr<T>(), nullptr},
-                                    {c.template const_data_ptr<T>(), nullptr}, g.template const_data_ptr<T>(), range,
-                                    gA.template mutable_data_ptr<T>(), static_cast<T*>(own));
+      place.kernels<T>().product_gradient(arguments.shape(a, c), {a.template const_data_ptr<T>(), nullptr},
+                                          {c.template const_data_ptr<T>(), nullptr}, g.template const_data_ptr<T>(), range,
+                                          gA.template mutable_data_ptr<T>(), static_cast<T*>(own));
     });
     if (!with_coefficients) return {gA};
     return {gA, gc};
@@ -142,9 +143,10 @@ class ProductGradient : public torch::autograd::Function<ProductGradient> {
     Tensor ua = outputs[0].defined() ? contiguous(outputs[0]) : torch::zeros_like(a);
     Tensor uc = outputs.size() > 1 && outputs[1].defined() ? contiguous(outputs[1]) : Tensor();
     Tensor dA = torch::empty_like(a), dG = torch::empty_like(g);
-    Tensor dc = run(a, c, context->needs_input_grad(1), [&](auto zero, Range range, void* own) {
+    const Place place(a);
+    Tensor dc = run(place, a, c, context->needs_input_grad(1), [&](auto zero, Range range, void* own) {
       using T = decltype(zero);
-      kernels<T>().product_gradient_tangent(
+      place.kernels<T>().product_gradient_tangent(
           arguments.shape(a, c), {a.template const_data_ptr<T>(), ua.template const_data_ptr<T>()},
           {c.template const_data_ptr<T>(), uc.defined() ? uc.template const_data_ptr<T>() : nullptr},
           g.template const_data_ptr<T>(), range, dA.template mutable_data_ptr<T>(), static_cast<T*>(own),
@@ -159,14 +161,14 @@ class ProductGradient : public torch::autograd::Function<ProductGradient> {
  private:
   /// Runs body(T{}, range, buffer of the coefficients' gradient or null) over all atoms; returns that gradient if wanted.
   template <class Body>
-  static Tensor run(const Tensor& a, const Tensor& c, bool with_coefficients, Body body) {
+  static Tensor run(const Place& place, const Tensor& a, const Tensor& c, bool with_coefficients, Body body) {
     Tensor sum;
     AT_DISPATCH_FLOATING_TYPES(a.scalar_type(), "symmetric_product_gradient", [&] {
       if (with_coefficients) {
-        sum = parallel_sum(a.size(0), c.sizes(), c.options(),
+        sum = parallel_sum(place, a.size(0), c.sizes(), c.options(),
                            [&](Range range, Tensor& own) { body(scalar_t(0), range, own.mutable_data_ptr<scalar_t>()); });
       } else {
-        parallel(a.size(0), [&](Range range) { body(scalar_t(0), range, nullptr); });
+        parallel(place, a.size(0), [&](Range range) { body(scalar_t(0), range, nullptr); });
       }
     });
     return sum;
@@ -190,28 +192,15 @@ class Product : public torch::autograd::Function<Product> {
   }
 };
 
-/// A tree that leads out of its arrays would read foreign memory: refuse it.
-void check_tree(const Tensor& tree, const Tensor& roots, int64_t n_nodes, int64_t n_harmonics) {
-  check(tree.scalar_type() == torch::kInt32 && roots.scalar_type() == torch::kInt32, "tree and roots must be int32");
-  check_shape(tree, "tree", {n_nodes, 3});
-  check(roots.dim() == 1 && roots.size(0) >= 1, "roots: expected shape [n_out+1]");
-  const auto* nodes = reinterpret_cast<const TreeNode*>(tree.const_data_ptr<int32_t>());
-  const int32_t* bounds = roots.const_data_ptr<int32_t>();
-  const std::string fault =
-      tree_fault({nodes, nodes + n_nodes}, {bounds, bounds + roots.size(0)}, static_cast<int>(n_harmonics));
-  if (!fault.empty()) fail(fault);
-}
-
 Tensor symmetric_product(const Tensor& A, const Tensor& coefficients, const Tensor& species, const Tensor& tree,
                          const Tensor& roots) {
   check_real(A, "A");
-  check_same_dtype(A, "A", coefficients, "coefficients");
+  check_alike(A, "A", coefficients, "coefficients");
   check_shape(A, "A", {-1, -1, -1});
   check_shape(coefficients, "coefficients", {-1, -1, A.size(2)});
-  const ProductArguments arguments{checked_indices(species, "species", A.size(0), coefficients.size(0)), tree.contiguous(),
-                                   roots.contiguous()};
-  check_tree(arguments.tree, arguments.roots, coefficients.size(1), A.size(1));
-  return Product::apply(A, coefficients, arguments);
+  const auto checked = checked_indices(A, "A", {{"species", species, A.size(0), coefficients.size(0)}});
+  return Product::apply(A, coefficients,
+                        ProductArguments{checked[0], product_tree(tree, roots, coefficients.size(1), A.size(1))});
 }
 
 void choose_instruction_set(const std::string& name) {

@@ -1,5 +1,6 @@
 // Torch operators over edges: spherical harmonics, radial functions, the neighbour density and its gradient.
 #include "common.hpp"
+#include "tensor_cache.hpp"
 
 namespace tesseral::torch_ops {
 namespace {
@@ -10,17 +11,46 @@ HarmonicConstants<T> harmonic_constants(int64_t l_max) {
   return HarmonicConstants<T>(static_cast<int>(l_max));
 }
 
+/// The table of a spline as RadialBasis takes it, from one [.., n_radial, n_powers], where that is.
+template <class T>
+class SplineRows {
+ public:
+  const T* of(const Tensor& table) {
+    const int64_t n_radial = table.size(-2), n_powers = table.size(-1), n_pieces = table.numel() / (n_radial * n_powers);
+    if (!is_on_device(table)) {
+      rows_ = spline_table<T>(contiguous(table).const_data_ptr<T>(), n_pieces, static_cast<int>(n_radial),
+                              static_cast<int>(n_powers));
+      return rows_.data();
+    }
+    static auto& cache = *new TensorCache<Tensor>;
+    on_device_ = cache.get({{table}, {current_stream_id(table)}}, [&] {
+      Tensor rows = torch::zeros({n_pieces, n_powers, padded_table_row(static_cast<int>(n_radial))}, table.options());
+      rows.narrow(2, 0, n_radial).copy_(table.detach().reshape({n_pieces, n_radial, n_powers}).transpose(1, 2));
+      return rows;
+    });
+    return on_device_.const_data_ptr<T>();
+  }
+
+ private:
+  std::vector<T> rows_;
+  Tensor on_device_;
+};
+
 /// Radial options as torch passes them.
 struct RadialArguments {
   std::string basis;
   int64_t n_radial;
   double cutoff;
   Tensor table;
-  std::optional<Tensor> tables;  // [E] of a spline: which table
+  Tensor tables;  // [E] of a spline: which table; or undefined
 
-  /// `spline` keeps the table of a spline and must outlive the result.
+  RadialArguments(const std::string& basis, int64_t n_radial, double cutoff, const Tensor& table,
+                  const std::optional<Tensor>& tables)
+      : basis(basis), n_radial(n_radial), cutoff(cutoff), table(table), tables(tables.value_or(Tensor())) {}
+
+  /// The result is used while `spline` lives, which gets the table of a spline.
   template <class T>
-  RadialBasis<T> resolve(std::vector<T>& spline) const {
+  RadialBasis<T> resolve(SplineRows<T>& spline) const {
     RadialBasis<T> radial;
     check(cutoff > 0, "cutoff = " + std::to_string(cutoff) + " must be positive (Å)");
     check(n_radial >= 1 && n_radial <= max_radial,
@@ -38,16 +68,14 @@ struct RadialArguments {
       const bool many = table.dim() == 4;
       check_shape(table, "table",
                   many ? std::vector<int64_t>{-1, -1, n_radial, -1} : std::vector<int64_t>{-1, n_radial, -1});
-      check(table.numel() > 0 && table.size(-1) <= max_spline_powers && table.is_contiguous() &&
-                table.scalar_type() == torch::CppTypeToScalarType<T>(),
-            "table: expected a contiguous, non-empty array of the vectors' dtype with at most " +
-                std::to_string(max_spline_powers) + " coefficients of each polynomial");
+      check(
+          table.numel() > 0 && table.size(-1) <= max_spline_powers && table.scalar_type() == torch::CppTypeToScalarType<T>(),
+          "table: expected a non-empty array of the vectors' dtype with at most " + std::to_string(max_spline_powers) +
+              " coefficients of each polynomial");
       radial.n_tables = many ? static_cast<int>(table.size(0)) : 1;
       radial.n_intervals = static_cast<int>(table.size(many ? 1 : 0));
       radial.n_powers = static_cast<int>(table.size(-1));
-      spline = spline_table<T>(table.const_data_ptr<T>(), int64_t{radial.n_tables} * radial.n_intervals, radial.n_radial,
-                               radial.n_powers);
-      radial.table = spline.data();
+      radial.table = spline.of(table);
       radial.table_row = padded_table_row(radial.n_radial);
     } else {
       check(false, "radial basis '" + basis + "' is unknown: choose bessel, chebyshev, gaussian or spline");
@@ -55,13 +83,12 @@ struct RadialArguments {
     return radial;
   }
 
-  /// The same with `tables` checked for this many edges.
-  RadialArguments checked(int64_t n_edges) const {
-    RadialArguments arguments = *this;
-    if (tables) arguments.tables = checked_indices(*tables, "tables", n_edges, table.dim() == 4 ? table.size(0) : 1);
-    return arguments;
+  void check_place(const Tensor& like, const char* name) const {
+    if (basis == "spline") check_same_device(table, "table", like, name);
   }
-  const int64_t* table_indices() const { return tables ? tables->const_data_ptr<int64_t>() : nullptr; }
+  /// `tables` of so many edges, to be checked.
+  IndexArray index_array(int64_t n_edges) const { return {"tables", tables, n_edges, table.dim() == 4 ? table.size(0) : 1}; }
+  const int64_t* table_indices() const { return tables.defined() ? tables.const_data_ptr<int64_t>() : nullptr; }
 };
 
 // ---- spherical harmonics ------------------------------------------------------------------------------------------
@@ -70,12 +97,13 @@ Tensor harmonics_value(const Tensor& vectors, const Tensor& tangents, int64_t l_
   Tensor x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
   check_l_max(l_max);
   Tensor out = torch::empty({x.size(0), (l_max + 1) * (l_max + 1)}, x.options());
+  const Place place(x);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "spherical_harmonics", [&] {
     const auto constants = harmonic_constants<scalar_t>(l_max);
-    parallel(x.size(0), [&](Range range) {
-      kernels<scalar_t>().harmonics(constants, x.const_data_ptr<scalar_t>(),
-                                    u.defined() ? u.const_data_ptr<scalar_t>() : nullptr, range,
-                                    out.mutable_data_ptr<scalar_t>());
+    parallel(place, x.size(0), [&](Range range) {
+      place.kernels<scalar_t>().harmonics(constants, x.const_data_ptr<scalar_t>(),
+                                          u.defined() ? u.const_data_ptr<scalar_t>() : nullptr, range,
+                                          out.mutable_data_ptr<scalar_t>());
     });
   });
   return out;
@@ -84,12 +112,13 @@ Tensor harmonics_value(const Tensor& vectors, const Tensor& tangents, int64_t l_
 Tensor harmonics_gradient_value(const Tensor& G, const Tensor& vectors, const Tensor& tangents, int64_t l_max) {
   Tensor g = contiguous(G), x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
   Tensor out = torch::empty_like(x);
+  const Place place(x);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "spherical_harmonics_gradient", [&] {
     const auto constants = harmonic_constants<scalar_t>(l_max);
-    parallel(x.size(0), [&](Range range) {
-      kernels<scalar_t>().harmonics_gradient(constants, x.const_data_ptr<scalar_t>(),
-                                             u.defined() ? u.const_data_ptr<scalar_t>() : nullptr,
-                                             g.const_data_ptr<scalar_t>(), range, out.mutable_data_ptr<scalar_t>());
+    parallel(place, x.size(0), [&](Range range) {
+      place.kernels<scalar_t>().harmonics_gradient(constants, x.const_data_ptr<scalar_t>(),
+                                                   u.defined() ? u.const_data_ptr<scalar_t>() : nullptr,
+                                                   g.const_data_ptr<scalar_t>(), range, out.mutable_data_ptr<scalar_t>());
     });
   });
   return out;
@@ -141,7 +170,7 @@ Tensor spherical_harmonics_gradient(const Tensor& gradient, const Tensor& vector
   check_shape(vectors, "vectors", {-1, 3});
   check_l_max(l_max);
   check_shape(gradient, "gradient", {vectors.size(0), (l_max + 1) * (l_max + 1)});
-  check_same_dtype(gradient, "gradient", vectors, "vectors");
+  check_alike(gradient, "gradient", vectors, "vectors");
   return HarmonicsGradient::apply(gradient, vectors, l_max);
 }
 
@@ -187,19 +216,21 @@ Tensor differentiable(const Tensor& distances, const RadialParts& parts) {
   return RadialValue::apply(distances, parts.value, RadialSlope::apply(distances, parts.first, parts.second));
 }
 
-RadialParts radial_parts(const Tensor& distances, const RadialArguments& given) {
+RadialParts radial_parts(const Tensor& distances, RadialArguments arguments) {
   check_real(distances, "distances");
   check_shape(distances, "distances", {-1});
-  const RadialArguments arguments = given.checked(distances.size(0));
+  arguments.check_place(distances, "distances");
+  arguments.tables = checked_indices(distances, "distances", {arguments.index_array(distances.size(0))})[0];
   Tensor r = contiguous(distances);
   const RadialParts parts(r.size(0), std::max<int64_t>(arguments.n_radial, 0), r.options());
+  const Place place(r);
   AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "radial_basis", [&] {
-    std::vector<scalar_t> spline;
+    SplineRows<scalar_t> spline;
     const auto radial = arguments.resolve<scalar_t>(spline);
-    parallel(r.size(0), [&](Range range) {
-      kernels<scalar_t>().radial(radial, r.const_data_ptr<scalar_t>(), arguments.table_indices(), range,
-                                 parts.value.mutable_data_ptr<scalar_t>(), parts.first.mutable_data_ptr<scalar_t>(),
-                                 parts.second.mutable_data_ptr<scalar_t>());
+    parallel(place, r.size(0), [&](Range range) {
+      place.kernels<scalar_t>().radial(radial, r.const_data_ptr<scalar_t>(), arguments.table_indices(), range,
+                                       parts.value.mutable_data_ptr<scalar_t>(), parts.first.mutable_data_ptr<scalar_t>(),
+                                       parts.second.mutable_data_ptr<scalar_t>());
     });
   });
   return parts;
@@ -207,14 +238,14 @@ RadialParts radial_parts(const Tensor& distances, const RadialArguments& given) 
 
 Tensor radial_basis(const Tensor& distances, const std::string& basis, int64_t n_radial, double cutoff, const Tensor& table,
                     const std::optional<Tensor>& tables) {
-  return differentiable(distances, radial_parts(distances, {basis, n_radial, cutoff, contiguous(table), tables}));
+  return differentiable(distances, radial_parts(distances, {basis, n_radial, cutoff, table, tables}));
 }
 
 Tensor radial_basis_gradient(const Tensor& gradient, const Tensor& distances, const std::string& basis, int64_t n_radial,
                              double cutoff, const Tensor& table, const std::optional<Tensor>& tables) {
-  const RadialParts parts = radial_parts(distances, {basis, n_radial, cutoff, contiguous(table), tables});
+  const RadialParts parts = radial_parts(distances, {basis, n_radial, cutoff, table, tables});
   check_shape(gradient, "gradient", {distances.size(0), n_radial});
-  check_same_dtype(gradient, "gradient", distances, "distances");
+  check_alike(gradient, "gradient", distances, "distances");
   return (gradient * RadialSlope::apply(distances, parts.first, parts.second)).sum(1);
 }
 
@@ -227,9 +258,11 @@ Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_nu
   check(inner >= 0 && outer > inner, "zbl: expected 0 <= inner < outer, got inner = " + std::to_string(inner) +
                                          ", outer = " + std::to_string(outer) + " (Å)");
   const int64_t n_edges = vectors.size(0);
-  const Tensor atoms = checked_indices(centers, "centers", n_edges, n_atoms);
+  const Tensor atoms = checked_indices(vectors, "vectors", {{"centers", centers, n_edges, n_atoms}})[0];
   check_shape(center_numbers, "center_numbers", {n_edges});
   check_shape(neighbor_numbers, "neighbor_numbers", {n_edges});
+  check_same_device(center_numbers, "center_numbers", vectors, "vectors");
+  check_same_device(neighbor_numbers, "neighbor_numbers", vectors, "vectors");
   const Tensor zi = center_numbers.to(vectors.scalar_type()), zj = neighbor_numbers.to(vectors.scalar_type());
   // half of the pair energy for each of its two directed edges
   const Tensor strength = (zi * zj * (0.5 * coulomb_constant)).contiguous();
@@ -240,11 +273,13 @@ Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_nu
   Repulsion options;
   options.inner = inner;
   options.outer = outer;
+  const Place place(r);
   AT_DISPATCH_FLOATING_TYPES(r.scalar_type(), "zbl", [&] {
-    parallel(n_edges, [&](Range range) {
-      kernels<scalar_t>().repulsion(options, r.const_data_ptr<scalar_t>(), strength.const_data_ptr<scalar_t>(),
-                                    inverse.const_data_ptr<scalar_t>(), range, parts.value.mutable_data_ptr<scalar_t>(),
-                                    parts.first.mutable_data_ptr<scalar_t>(), parts.second.mutable_data_ptr<scalar_t>());
+    parallel(place, n_edges, [&](Range range) {
+      place.kernels<scalar_t>().repulsion(options, r.const_data_ptr<scalar_t>(), strength.const_data_ptr<scalar_t>(),
+                                          inverse.const_data_ptr<scalar_t>(), range,
+                                          parts.value.mutable_data_ptr<scalar_t>(), parts.first.mutable_data_ptr<scalar_t>(),
+                                          parts.second.mutable_data_ptr<scalar_t>());
     });
   });
   return torch::zeros({n_atoms}, vectors.options()).index_add(0, atoms, differentiable(distances, parts).squeeze(1));
@@ -254,15 +289,14 @@ Tensor zbl(const Tensor& vectors, const Tensor& centers, const Tensor& center_nu
 
 /// Everything but the differentiable arrays.
 struct DensityArguments {
-  Tensor centers, neighbor_species;
-  int64_t n_atoms, n_species, l_max;
+  Tensor first, neighbor_species;  // edges of the atoms; species at their ends
+  int64_t n_species, l_max;
   RadialArguments radial;
 
   void save(AutogradContext* context) const {
     auto& data = context->saved_data;
-    data["centers"] = centers;
+    data["first"] = first;
     data["neighbor_species"] = neighbor_species;
-    data["n_atoms"] = n_atoms;
     data["n_species"] = n_species;
     data["l_max"] = l_max;
     data["basis"] = radial.basis;
@@ -273,14 +307,14 @@ struct DensityArguments {
   }
   static DensityArguments saved(AutogradContext* context) {
     auto& data = context->saved_data;
-    return {data["centers"].toTensor(),
+    return {data["first"].toTensor(),
             data["neighbor_species"].toTensor(),
-            data["n_atoms"].toInt(),
             data["n_species"].toInt(),
             data["l_max"].toInt(),
             {data["basis"].toStringRef(), data["n_radial"].toInt(), data["cutoff"].toDouble(), data["table"].toTensor(),
-             data["tables"].toOptional<Tensor>()}};
+             data["tables"].toTensor()}};
   }
+  int64_t n_atoms() const { return first.size(0) - 1; }
   int64_t n_inputs() const { return n_species * radial.n_radial; }
   int64_t n_harmonics() const { return (l_max + 1) * (l_max + 1); }
 };
@@ -288,23 +322,24 @@ struct DensityArguments {
 /// Runs body(options, edges) with the arrays of one dtype.
 template <class T, class Body>
 void with_edges(const DensityArguments& arguments, const Tensor& vectors, const Tensor& tangents, Body body) {
-  std::vector<T> spline;
+  SplineRows<T> spline;
   const DensityOptions<T> options{static_cast<int>(arguments.n_species), arguments.radial.resolve<T>(spline),
                                   harmonic_constants<T>(arguments.l_max)};
-  const std::vector<int64_t> first = edge_offsets(arguments.centers, arguments.n_atoms);
   const Edges<T> edges{vectors.const_data_ptr<T>(), tangents.defined() ? tangents.const_data_ptr<T>() : nullptr,
-                       first.data(), arguments.neighbor_species.const_data_ptr<int64_t>(), arguments.radial.table_indices()};
+                       arguments.first.const_data_ptr<int64_t>(), arguments.neighbor_species.const_data_ptr<int64_t>(),
+                       arguments.radial.table_indices()};
   body(options, edges);
 }
 
 Tensor density_value(const Tensor& vectors, const Tensor& tangents, const DensityArguments& arguments) {
   Tensor x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
   check_l_max(arguments.l_max);
-  Tensor out = torch::empty({arguments.n_atoms, arguments.n_inputs(), arguments.n_harmonics()}, x.options());
+  Tensor out = torch::empty({arguments.n_atoms(), arguments.n_inputs(), arguments.n_harmonics()}, x.options());
+  const Place place(x);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "density", [&] {
     with_edges<scalar_t>(arguments, x, u, [&](const auto& options, const auto& edges) {
-      parallel(arguments.n_atoms, [&](Range range) {
-        kernels<scalar_t>().density(options, edges, range, out.template mutable_data_ptr<scalar_t>());
+      parallel(place, arguments.n_atoms(), [&](Range range) {
+        place.kernels<scalar_t>().density(options, edges, range, out.template mutable_data_ptr<scalar_t>());
       });
     });
   });
@@ -315,11 +350,12 @@ Tensor density_gradient_value(const Tensor& G, const Tensor& vectors, const Tens
                               const DensityArguments& arguments) {
   Tensor g = contiguous(G), x = contiguous(vectors), u = tangents.defined() ? contiguous(tangents) : Tensor();
   Tensor out = torch::empty_like(x);
+  const Place place(x);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "density_gradient", [&] {
     with_edges<scalar_t>(arguments, x, u, [&](const auto& options, const auto& edges) {
-      parallel(arguments.n_atoms, [&](Range range) {
-        kernels<scalar_t>().density_gradient(options, edges, g.const_data_ptr<scalar_t>(), range,
-                                             out.template mutable_data_ptr<scalar_t>());
+      parallel(place, arguments.n_atoms(), [&](Range range) {
+        place.kernels<scalar_t>().density_gradient(options, edges, g.const_data_ptr<scalar_t>(), range,
+                                                   out.template mutable_data_ptr<scalar_t>());
       });
     });
   });
@@ -362,34 +398,35 @@ class Density : public torch::autograd::Function<Density> {
 };
 
 DensityArguments checked_arguments(const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species,
-                                   int64_t n_atoms, int64_t n_species, int64_t l_max, const RadialArguments& radial) {
+                                   int64_t n_atoms, int64_t n_species, int64_t l_max, RadialArguments radial) {
   check_real(vectors, "vectors");
   check_shape(vectors, "vectors", {-1, 3});
   check(n_species > 0, "n_species = " + std::to_string(n_species) + " must be positive");
   check_l_max(l_max);
+  radial.check_place(vectors, "vectors");
   const int64_t n_edges = vectors.size(0);
-  return {checked_indices(centers, "centers", n_edges, n_atoms),
-          checked_indices(neighbor_species, "neighbor_species", n_edges, n_species),
-          n_atoms,
-          n_species,
-          l_max,
-          radial.checked(n_edges)};
+  const auto checked = checked_indices(vectors, "vectors",
+                                       {{"centers", centers, n_edges, n_atoms},
+                                        {"neighbor_species", neighbor_species, n_edges, n_species},
+                                        radial.index_array(n_edges)});
+  radial.tables = checked[2];
+  return {edge_offsets(checked[0], n_atoms), checked[1], n_species, l_max, std::move(radial)};
 }
 
 Tensor density(const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species, int64_t n_atoms,
                int64_t n_species, int64_t l_max, const std::string& basis, int64_t n_radial, double cutoff,
                const Tensor& table, const std::optional<Tensor>& tables) {
   return Density::apply(vectors, checked_arguments(vectors, centers, neighbor_species, n_atoms, n_species, l_max,
-                                                   {basis, n_radial, cutoff, contiguous(table), tables}));
+                                                   {basis, n_radial, cutoff, table, tables}));
 }
 
 Tensor density_gradient(const Tensor& gradient, const Tensor& vectors, const Tensor& centers, const Tensor& neighbor_species,
                         int64_t n_species, int64_t l_max, const std::string& basis, int64_t n_radial, double cutoff,
                         const Tensor& table, const std::optional<Tensor>& tables) {
   const auto arguments = checked_arguments(vectors, centers, neighbor_species, gradient.size(0), n_species, l_max,
-                                           {basis, n_radial, cutoff, contiguous(table), tables});
+                                           {basis, n_radial, cutoff, table, tables});
   check_shape(gradient, "gradient", {-1, arguments.n_inputs(), arguments.n_harmonics()});
-  check_same_dtype(gradient, "gradient", vectors, "vectors");
+  check_alike(gradient, "gradient", vectors, "vectors");
   return DensityGradient::apply(gradient, vectors, arguments);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common.hpp"
+#include "tables.hpp"
 
 namespace tesseral::torch_ops {
 namespace {
@@ -18,59 +19,56 @@ Factors padded_factors(const Factors& x) {
 
 /// What is not differentiated.
 struct MessageArguments {
-  Tensor centers, neighbors, terms, couplings;
-  int64_t n_atoms, n_outputs;
+  Tensor first, neighbors;  // edges of the atoms, and at which row of h each ends
+  c10::intrusive_ptr<MessageTables> tables;
+  int64_t n_outputs;
 
   void save(AutogradContext* context) const {
     auto& data = context->saved_data;
-    data["centers"] = centers;
+    data["first"] = first;
     data["neighbors"] = neighbors;
-    data["terms"] = terms;
-    data["couplings"] = couplings;
-    data["n_atoms"] = n_atoms;
+    data["tables"] = c10::IValue::make_capsule(tables);
     data["n_outputs"] = n_outputs;
   }
   static MessageArguments saved(AutogradContext* context) {
     auto& data = context->saved_data;
-    return {data["centers"].toTensor(),   data["neighbors"].toTensor(), data["terms"].toTensor(),
-            data["couplings"].toTensor(), data["n_atoms"].toInt(),      data["n_outputs"].toInt()};
+    return {data["first"].toTensor(), data["neighbors"].toTensor(),
+            c10::static_intrusive_pointer_cast<MessageTables>(data["tables"].toCapsule()), data["n_outputs"].toInt()};
   }
-  std::vector<MessageTerm> term_list() const {
-    const auto* first = reinterpret_cast<const MessageTerm*>(terms.const_data_ptr<int32_t>());
-    return {first, first + terms.size(0)};
-  }
+  int64_t n_atoms() const { return first.size(0) - 1; }
 };
 
-/// The arrays of one dtype as the kernel takes them; `x` and `tangents` have padded rows and outlive this.
+/// The arrays of one dtype as the kernel takes them; arguments, `x` and `tangents` (with padded rows) outlive this.
 template <class T>
 struct MessageCall {
-  std::vector<int64_t> first;
-  MessageTable<T> table;
   MessageShape<T> shape;
   MessageInputs<T> inputs;
 
   MessageCall(const MessageArguments& arguments, const Factors& x, const Factors* tangents)
-      : first(edge_offsets(arguments.centers, arguments.n_atoms)),
-        table(arguments.term_list(), arguments.couplings.const_data_ptr<double>(), static_cast<int>(x[weights].size(0))),
-        shape{static_cast<int>(x[radial].size(1)),   static_cast<int>(x[angular].size(1)),
+      : shape{static_cast<int>(x[radial].size(1)),   static_cast<int>(x[angular].size(1)),
               static_cast<int>(arguments.n_outputs), static_cast<int>(x[h].size(1)),
-              static_cast<int>(x[h].size(2)),        &table} {
+              static_cast<int>(x[h].size(2)),        &arguments.tables->of_type<T>()} {
     const auto field = [&](Factor n) {
       const bool has_tangents = tangents && (*tangents)[n].defined();
       return Field<const T>{x[n].const_data_ptr<T>(), has_tangents ? (*tangents)[n].const_data_ptr<T>() : nullptr};
     };
-    inputs = {field(radial),  field(angular), field(h),
-              field(weights), first.data(),   arguments.neighbors.const_data_ptr<int64_t>()};
+    inputs = {field(radial),
+              field(angular),
+              field(h),
+              field(weights),
+              arguments.first.const_data_ptr<int64_t>(),
+              arguments.neighbors.const_data_ptr<int64_t>()};
   }
 };
 
 Tensor message_value(const Factors& given, const MessageArguments& arguments) {
   const Factors x = padded_factors(given);
-  Tensor out = torch::empty({arguments.n_atoms, arguments.n_outputs, x[h].size(2)}, x[h].options());
+  Tensor out = torch::empty({arguments.n_atoms(), arguments.n_outputs, x[h].size(2)}, x[h].options());
+  const Place place(out);
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "message", [&] {
     const MessageCall<scalar_t> call(arguments, x, nullptr);
-    parallel(arguments.n_atoms, [&](Range range) {
-      kernels<scalar_t>().message(call.shape, call.inputs, range, out.mutable_data_ptr<scalar_t>());
+    parallel(place, arguments.n_atoms(), [&](Range range) {
+      place.kernels<scalar_t>().message(call.shape, call.inputs, range, out.mutable_data_ptr<scalar_t>());
     });
   });
   return unpadded_rows(out, given[h].size(2));
@@ -82,22 +80,26 @@ struct MessageDerivatives {
   Tensor out;
 };
 
-/// What one task adds to: its own weights' gradient, and its own rows of h's from the first to the last neighbour it has.
+/// What one task adds to: its own weights' gradient, and its own rows of h's.
 struct TaskSums {
   Tensor h, weights;
   int64_t first_row = 0;
 
-  TaskSums(const Factors& x, const int64_t* neighbors, Range edges, bool with_weights) {
-    int64_t last = -1;
-    if (edges.begin < edges.end) {
-      const auto [least, most] = std::minmax_element(neighbors + edges.begin, neighbors + edges.end);
-      first_row = *least;
-      last = *most;
-    }
-    h = torch::zeros({last + 1 - first_row, x[Factor::h].size(1), x[Factor::h].size(2)}, x[Factor::h].options());
+  TaskSums(const Factors& x, Range rows, bool with_weights) : first_row(rows.begin) {
+    h = torch::zeros({rows.end - rows.begin, x[Factor::h].size(1), x[Factor::h].size(2)}, x[Factor::h].options());
     if (with_weights) weights = torch::zeros_like(x[Factor::weights]);
   }
 };
+
+/// Of h, from the first to the last neighbour that some atoms have; on a device all rows.
+Range rows_of(const Place& place, const MessageArguments& arguments, Range atoms, int64_t n_rows) {
+  if (place.on_device()) return {0, n_rows};
+  const int64_t* first = arguments.first.const_data_ptr<int64_t>();
+  const int64_t* neighbors = arguments.neighbors.const_data_ptr<int64_t>();
+  if (first[atoms.begin] == first[atoms.end]) return {0, 0};
+  const auto [least, most] = std::minmax_element(neighbors + first[atoms.begin], neighbors + first[atoms.end]);
+  return {*least, *most + 1};
+}
 
 /// Gradients of <G, message>, or with tangents their derivatives along these. Each task adds to sums of its own, which are
 /// added up in the order of the tasks: the result depends on the number of threads but not on their timing.
@@ -111,22 +113,26 @@ MessageDerivatives message_gradient_value(const Factors& given, const Factors* g
     result.factors[angular] = torch::empty_like(x[angular]);
   }
   if (given_tangents) result.out = torch::empty_like(g);
-  const int64_t n_atoms = arguments.n_atoms;
-  const int64_t n_tasks = task_count(n_atoms);
+  const Place place(g);
+  const int64_t n_atoms = arguments.n_atoms();
+  const int64_t n_tasks = task_count(place, n_atoms);
   std::vector<std::optional<TaskSums>> sums(static_cast<std::size_t>(n_tasks));
   AT_DISPATCH_FLOATING_TYPES(g.scalar_type(), "message_gradient", [&] {
     const auto data = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr<scalar_t>() : nullptr; };
     const MessageCall<scalar_t> call(arguments, x, given_tangents ? &tangents : nullptr);
     parallel_parts(n_atoms, n_tasks, [&](Range atoms, std::size_t task) {
-      const Range edges{call.first[static_cast<std::size_t>(atoms.begin)], call.first[static_cast<std::size_t>(atoms.end)]};
-      TaskSums& own = sums[task].emplace(x, call.inputs.neighbors, edges, with_weights);
-      kernels<scalar_t>().message_gradient(call.shape, call.inputs, g.const_data_ptr<scalar_t>(), atoms,
-                                           {data(result.factors[radial]), data(result.factors[angular]), data(own.h),
-                                            own.first_row, data(own.weights), data(result.out)});
+      TaskSums& own = sums[task].emplace(x, rows_of(place, arguments, atoms, x[h].size(0)), with_weights);
+      place.kernels<scalar_t>().message_gradient(call.shape, call.inputs, g.const_data_ptr<scalar_t>(), atoms,
+                                                 {data(result.factors[radial]), data(result.factors[angular]), data(own.h),
+                                                  own.first_row, data(own.weights), data(result.out)});
     });
   });
-  result.factors[h] = torch::zeros_like(x[h]);
-  for (const auto& own : sums) result.factors[h].narrow(0, own->first_row, own->h.size(0)) += own->h;
+  if (sums.size() == 1 && sums[0]->h.size(0) == x[h].size(0)) {
+    result.factors[h] = sums[0]->h;
+  } else {
+    result.factors[h] = torch::zeros_like(x[h]);
+    for (const auto& own : sums) result.factors[h].narrow(0, own->first_row, own->h.size(0)) += own->h;
+  }
   result.factors[weights] = sums[0]->weights;
   for (std::size_t task = 1; with_weights && task < sums.size(); ++task) result.factors[weights] += sums[task]->weights;
   for (Tensor* rows : {&result.factors[h], &result.factors[weights], &result.out}) {
@@ -207,20 +213,13 @@ class Message : public torch::autograd::Function<Message> {
   }
 };
 
-void check_terms(const MessageArguments& arguments, const Factors& x) {
-  const std::string fault =
-      message_fault(arguments.term_list(), static_cast<int>(x[weights].size(0)), static_cast<int>(x[angular].size(1)),
-                    static_cast<int>(arguments.n_outputs), static_cast<int>(x[h].size(1)));
-  if (!fault.empty()) fail(fault);
-}
-
 Tensor message(const Tensor& radial_, const Tensor& angular_, const Tensor& h_, const Tensor& weights_,
                const Tensor& centers, const Tensor& neighbors, int64_t n_atoms, const Tensor& terms, const Tensor& couplings,
                std::optional<int64_t> n_outputs) {
   check_real(h_, "h");
-  check_same_dtype(radial_, "radial", h_, "h");
-  check_same_dtype(angular_, "angular", h_, "h");
-  check_same_dtype(weights_, "weights", h_, "h");
+  check_alike(radial_, "radial", h_, "h");
+  check_alike(angular_, "angular", h_, "h");
+  check_alike(weights_, "weights", h_, "h");
   check_shape(h_, "h", {-1, -1, -1});
   const int64_t n_edges = centers.numel();
   check_shape(radial_, "radial", {n_edges, -1});
@@ -232,16 +231,11 @@ Tensor message(const Tensor& radial_, const Tensor& angular_, const Tensor& h_, 
         "angular: at most " + std::to_string(max_harmonics) + " components, got " + std::to_string(angular_.size(1)));
   check(n_atoms >= 0, "n_atoms = " + std::to_string(n_atoms) + " must not be negative");
   check(!n_outputs || *n_outputs > 0, "n_outputs must be positive");
-  check(terms.scalar_type() == torch::kInt32, "terms: expected int32");
-  check_shape(terms, "terms", {-1, 4});
-  check_shape(couplings, "couplings", {terms.size(0)});
-  const MessageArguments arguments{checked_indices(centers, "centers", n_edges, n_atoms),
-                                   checked_indices(neighbors, "neighbors", n_edges, h_.size(0)),
-                                   terms.contiguous(),
-                                   contiguous(couplings).to(torch::kFloat64),
-                                   n_atoms,
-                                   n_outputs.value_or(angular_.size(1))};
-  check_terms(arguments, {radial_, angular_, h_, weights_});
+  const auto checked =
+      checked_indices(h_, "h", {{"centers", centers, n_edges, n_atoms}, {"neighbors", neighbors, n_edges, h_.size(0)}});
+  const MessageSizes sizes{weights_.size(0), angular_.size(1), n_outputs.value_or(angular_.size(1)), h_.size(1)};
+  const MessageArguments arguments{edge_offsets(checked[0], n_atoms), checked[1], message_tables(terms, couplings, sizes),
+                                   sizes.n_outputs};
   return Message::apply(radial_, angular_, h_, weights_, arguments);
 }
 

@@ -64,10 +64,11 @@ struct MapArguments {
     const RowMapShape sizes = shape(false);
     const Tensor x = contiguous(features), g = padded_rows(gradient);
     const std::vector<int64_t> whole = {n_species, static_cast<int64_t>(degrees.size()), n_inputs, g.size(2)};
-    const Tensor sum = parallel_sum(x.size(0), whole, x.options(), [&](Range range, Tensor& own) {
+    const Place place(x);
+    const Tensor sum = parallel_sum(place, x.size(0), whole, x.options(), [&](Range range, Tensor& own) {
       AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "map_rows_weight_gradient", [&] {
-        kernels<scalar_t>().map_rows_weight_gradient(sizes, x.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(),
-                                                     range, own.mutable_data_ptr<scalar_t>());
+        place.kernels<scalar_t>().map_rows_weight_gradient(sizes, x.const_data_ptr<scalar_t>(), g.const_data_ptr<scalar_t>(),
+                                                           range, own.mutable_data_ptr<scalar_t>());
       });
     });
     return unpadded_rows(sum, n_channels);
@@ -77,10 +78,11 @@ struct MapArguments {
   static Tensor mapped(const RowMapShape& sizes, const Tensor& inputs, const Tensor& weights, int64_t n_outputs) {
     const Tensor x = contiguous(inputs), w = padded_rows(weights);
     Tensor out = torch::empty({x.size(0), sizes.n_out, sizes.row}, x.options());
+    const Place place(x);
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "map_rows", [&] {
-      parallel(x.size(0), [&](Range range) {
-        kernels<scalar_t>().map_rows(sizes, x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), range,
-                                     out.mutable_data_ptr<scalar_t>());
+      parallel(place, x.size(0), [&](Range range) {
+        place.kernels<scalar_t>().map_rows(sizes, x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), range,
+                                           out.mutable_data_ptr<scalar_t>());
       });
     });
     return unpadded_rows(out, n_outputs);
@@ -101,12 +103,14 @@ void check_degrees(const std::vector<int64_t>& degrees) {
 Tensor map_rows(const Tensor& values, const Tensor& weights, std::vector<int64_t> degrees,
                 const std::optional<Tensor>& species) {
   check_real(values, "values");
-  check_same_dtype(values, "values", weights, "weights");
+  check_alike(values, "values", weights, "weights");
   check_degrees(degrees);
   check_shape(weights, "weights", {species ? -1 : 1, static_cast<int64_t>(degrees.size()), -1, -1});
   MapArguments arguments{{}, std::move(degrees), weights.size(0), weights.size(2), weights.size(3)};
   check_shape(values, "values", {-1, arguments.n_in(), arguments.n_inputs});
-  if (species) arguments.species = checked_indices(*species, "species", values.size(0), weights.size(0));
+  if (species) {
+    arguments.species = checked_indices(values, "values", {{"species", *species, values.size(0), weights.size(0)}})[0];
+  }
   return Trilinear<MapArguments>::call(Trilinear<MapArguments>::Form::forward, values, weights, arguments);
 }
 

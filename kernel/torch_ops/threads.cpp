@@ -5,7 +5,7 @@
 #include <memory>
 #include <mutex>
 
-#include "common.hpp"
+#include "place.hpp"
 #include "tesseral/thread_pool.hpp"
 
 namespace tesseral::torch_ops {

@@ -26,4 +26,7 @@ void use_instruction_set(InstructionSet set);
 /// use_instruction_set they are the processor's own again.
 void use_emulated_device();
 
+/// Whether they are.
+bool device_is_emulated();
+
 }  // namespace tesseral
