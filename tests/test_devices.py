@@ -262,6 +262,19 @@ def test_a_model_computes_where_its_arguments_are(model: EnergyModel, atoms: Ato
                 assert isinstance(parts, Distant)
 
 
+def test_exact_numbers_come_back_on_a_device() -> None:
+    """A training in float32 exports in float64, both on the device."""
+    model = MAKE["mace"]()
+    assert isinstance(model, MaceModel)
+    with PretendedDevice():
+        moved = copy.deepcopy(model).to(torch.float32).to(PRETENDED)
+        exported = copy.deepcopy(moved).double()
+        for name in model.exact_buffers:
+            before, after = getattr(model, name), getattr(exported, name)
+            assert isinstance(after, Distant) and torch.equal(after.cpu(), before)
+            assert before.numel() == 0 or not torch.equal(getattr(moved, name).cpu().double(), before)
+
+
 def test_programs_with_their_tables_among_the_buffers_still_run(model: EnergyModel, atoms: Atoms) -> None:
     """As in files of earlier versions, which convert the couplings with the model and move the tables."""
     expected = model(*graph(atoms))
