@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from tesseral import cli
 from tesseral.benchmarks import device as on_device
 
-
 on_cuda = pytest.mark.parametrize("device", ["cuda"], indirect=True)
 
 
