@@ -109,7 +109,7 @@ class CudaBackend : public EngineBackend {
     const auto n_atoms = static_cast<std::size_t>(input.n_atoms), n_centers = static_cast<std::size_t>(input.n_centers);
     atoms_.positions.upload(input.positions, 3 * n_atoms);
     atoms_.on_top.resize(n_centers);
-    if (input.list == 0 || input.list != list_number_) upload_list();
+    if (input.list == 0 || input.list != list_number_) list_.upload(input, atoms_);
     list_number_ = input.list;
     edges_.take(atoms_, list_, p_.density.radial.cutoff, p_.density.n_species);
     edges_.gradients.fill_zero();
@@ -147,38 +147,6 @@ class CudaBackend : public EngineBackend {
       normaliser_adjoints_.resize(normaliser_sums_.size());
     }
     kept_energies_.resize(n);
-  }
-
-  void upload_list() {
-    const EngineInput& input = *input_;
-    std::vector<int64_t> first(static_cast<std::size_t>(input.n_centers) + 1, 0), species;
-    std::vector<unsigned char> absent;
-    for (int64_t i = 0; i < input.n_atoms; ++i) {
-      absent.push_back(input.species[i] == EngineInput::absent);
-      species.push_back(absent.back() ? 0 : input.species[i]);
-    }
-    std::vector<int32_t> neighbors;
-    std::vector<double> shifts;
-    bool shifted = false;
-    for (int64_t i = 0; i < input.n_centers; ++i) shifted = shifted || input.rows[i].shifts;
-    for (int64_t i = 0; i < input.n_centers; ++i) {
-      const NeighborRow& row = input.rows[i];
-      for (int32_t e = 0; e < row.count; ++e) {
-        neighbors.push_back(row.first_atom + (row.neighbors[e] & input.index_bits));
-      }
-      if (shifted && row.shifts) {
-        shifts.insert(shifts.end(), row.shifts, row.shifts + 3 * static_cast<int64_t>(row.count));
-      } else if (shifted) {
-        shifts.insert(shifts.end(), 3 * static_cast<std::size_t>(row.count), 0.0);
-      }
-      first[static_cast<std::size_t>(i) + 1] = static_cast<int64_t>(neighbors.size());
-    }
-    list_.listed = first.back();
-    list_.first.upload(first.data(), first.size());
-    list_.neighbors.upload(neighbors.data(), neighbors.size());
-    list_.shifts.upload(shifts.data(), shifts.size());
-    atoms_.species.upload(species.data(), species.size());
-    atoms_.absent.upload(absent.data(), absent.size());
   }
 
   /// The energies up to a layer, to tell the atom at fault from others that it reaches.

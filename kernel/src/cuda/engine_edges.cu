@@ -224,6 +224,37 @@ __global__ void sum_forces(int64_t n_centers, const int64_t* first, const int64_
 
 }  // namespace
 
+void DeviceList::upload(const EngineInput& input, DeviceAtoms& atoms) {
+  std::vector<int64_t> bounds(static_cast<std::size_t>(input.n_centers) + 1, 0), species;
+  std::vector<unsigned char> absent;
+  for (int64_t i = 0; i < input.n_atoms; ++i) {
+    absent.push_back(input.species[i] == EngineInput::absent);
+    species.push_back(absent.back() ? 0 : input.species[i]);
+  }
+  std::vector<int32_t> indices;
+  std::vector<double> vectors;
+  bool shifted = false;
+  for (int64_t i = 0; i < input.n_centers; ++i) shifted = shifted || input.rows[i].shifts;
+  for (int64_t i = 0; i < input.n_centers; ++i) {
+    const NeighborRow& row = input.rows[i];
+    for (int32_t e = 0; e < row.count; ++e) {
+      indices.push_back(row.first_atom + (row.neighbors[e] & input.index_bits));
+    }
+    if (shifted && row.shifts) {
+      vectors.insert(vectors.end(), row.shifts, row.shifts + 3 * static_cast<int64_t>(row.count));
+    } else if (shifted) {
+      vectors.insert(vectors.end(), 3 * static_cast<std::size_t>(row.count), 0.0);
+    }
+    bounds[static_cast<std::size_t>(i) + 1] = static_cast<int64_t>(indices.size());
+  }
+  listed = bounds.back();
+  first.upload(bounds.data(), bounds.size());
+  neighbors.upload(indices.data(), indices.size());
+  shifts.upload(vectors.data(), vectors.size());
+  atoms.species.upload(species.data(), species.size());
+  atoms.absent.upload(absent.data(), absent.size());
+}
+
 template <class T>
 void DeviceEdges<T>::take(const DeviceAtoms& atoms, const DeviceList& list, T cutoff, int n_species) {
   const auto listed = static_cast<std::size_t>(list.listed);

@@ -22,6 +22,9 @@ struct DeviceList {
   DeviceArray<int32_t> neighbors;  // [listed]
   DeviceArray<double> shifts;      // [listed, 3] or empty
   int64_t listed = 0;
+
+  /// Copies the list, and the species to the atoms.
+  void upload(const EngineInput& input, DeviceAtoms& atoms);
 };
 
 /// Numbers that the repulsion of a pair of species needs: [S, S] each.
