@@ -10,7 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
-    str(p) for folder in ("kernel", "lammps_plugin", "tests/cpp") for p in (ROOT / folder).rglob("*.[ch]pp")
+    str(p)
+    for folder in ("kernel", "lammps_plugin", "tests/cpp")
+    for ending in ("*.[ch]pp", "*.cu")
+    for p in (ROOT / folder).rglob(ending)
 )
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="not in a source tree")

@@ -231,6 +231,10 @@ NB_MODULE(_engine, module) {
       "(mixed: float32); takes 0.1 s. Raises ValueError for what does not exist or is not available here.");
   module.def(
       "device_memory_used",
-      [](const std::string& device) { return tesseral::cuda_library().memory_used(tesseral::device_number(device)); },
+      [](const std::string& device) {
+        const int number = tesseral::device_number(device);
+        if (number < 0) throw std::invalid_argument("device cpu has no memory of its own");
+        return tesseral::cuda_library().memory_used(number);
+      },
       nb::arg("device"), "Bytes taken of the memory of device cuda or cuda:N. Raises ValueError where there is none.");
 }

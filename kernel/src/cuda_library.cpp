@@ -34,7 +34,8 @@ void* open_library() {
     errors += std::string("\n  ") + dlerror();
   }
   throw std::runtime_error(
-      "device cuda: this build of tesseral has no CUDA library: install it where nvcc is found (CUDA 12.0 or newer), or choose "
+      "device cuda: this build of tesseral has no CUDA library: install it where nvcc is found (CUDA 12.0 or newer), or "
+      "choose "
       "device cpu. Tried:" +
       errors);
 }
@@ -48,7 +49,8 @@ const CudaLibrary& cuda_library() {
   const auto function = reinterpret_cast<CudaLibraryFunction>(dlsym(handle, cuda_library_symbol));
   const CudaLibrary* library = function ? function() : nullptr;
   if (!library || library->layout != cuda_library_layout) {
-    throw std::runtime_error("device cuda: the CUDA library belongs to another version of tesseral: install the package anew");
+    throw std::runtime_error(
+        "device cuda: the CUDA library belongs to another version of tesseral: install the package anew");
   }
   if (library->device_count() == 0) {
     throw std::runtime_error("device cuda: there is no NVIDIA GPU here that its driver makes usable; choose device cpu");

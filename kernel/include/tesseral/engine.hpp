@@ -77,7 +77,8 @@ struct __attribute__((visibility("default"))) NonFiniteResult : std::runtime_err
 
 /// Number of devices that "cuda:N" may name; 0 without a GPU or without the CUDA library.
 int cuda_device_count();
-/// The N of "cuda:N", 0 of "cuda", -1 of "cpu". Throws std::invalid_argument for other names and where there is no such device.
+/// The N of "cuda:N", 0 of "cuda", -1 of "cpu". Throws std::invalid_argument for other names and where there is no such
+/// device.
 int device_number(const std::string& name);
 
 struct EngineOptions {

@@ -1,4 +1,5 @@
-// What evaluates a model file's parameters for the native engine: the processor (engine.cpp) or a device (src/cuda/engine.cu).
+// What evaluates a model file's parameters for the native engine: the processor (engine.cpp) or a device
+// (src/cuda/engine.cu).
 #pragma once
 
 #include "tesseral/engine.hpp"

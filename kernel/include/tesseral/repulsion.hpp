@@ -41,8 +41,8 @@ TESSERAL_INLINE void polynomial_switch(const V& r, const V& outer, int p, V& s, 
 
 /// Energy and its derivative at distance r: strength/r phi(r/a) s(r). `outer` of each pair counts with options.power > 0.
 template <class V>
-TESSERAL_INLINE void repulsion(const V& r, const V& strength, const V& inverse_screening, const V& outer, const Repulsion& options,
-                      V& energy, V& slope) {
+TESSERAL_INLINE void repulsion(const V& r, const V& strength, const V& inverse_screening, const V& outer,
+                               const Repulsion& options, V& energy, V& slope) {
   using T = Element<V>;
   V phi = constant<V>(0), dphi = constant<V>(0), s, ds;
   for (int n = 0; n < 4; ++n) {

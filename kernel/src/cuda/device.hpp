@@ -45,9 +45,12 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, std::siz
                                static_cast<int>(shared_bytes)),
           "shared memory");
   }
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, current_stream()>>>(
-      static_cast<Parameters>(arguments)...);
-  check(cudaGetLastError(), "launch");
+  cudaLaunchConfig_t configuration{};
+  configuration.gridDim = static_cast<unsigned>(blocks);
+  configuration.blockDim = static_cast<unsigned>(threads);
+  configuration.dynamicSmemBytes = shared_bytes;
+  configuration.stream = current_stream();
+  check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launch");
 #endif
 }
 

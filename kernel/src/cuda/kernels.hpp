@@ -1,5 +1,5 @@
-// The operators on a device: each translation unit adds its own to Kernels<T>, see operators.hpp for what they do. Arrays lie
-// on the device; trees, tables and blocks on the host, from where they are copied once (tables.hpp).
+// The operators on a device: each translation unit adds its own to Kernels<T>, see operators.hpp for what they do. Arrays
+// lie on the device; trees, tables and blocks on the host, from where they are copied once (tables.hpp).
 #pragma once
 
 #include "device.hpp"
@@ -7,7 +7,7 @@
 #include "tesseral/pack.hpp"
 
 /// Instantiates one of the functions below, for use by library.cu.
-#define TESSERAL_INSTANTIATE(add)       \
+#define TESSERAL_INSTANTIATE(add)     \
   template void add(Kernels<float>&); \
   template void add(Kernels<double>&);
 

@@ -1,11 +1,10 @@
-#include "tables.hpp"
-
 #include <map>
 #include <mutex>
 #include <string>
 #include <utility>
 
 #include "device.hpp"
+#include "tables.hpp"
 
 namespace tesseral::cuda {
 

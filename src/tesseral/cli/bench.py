@@ -35,6 +35,7 @@ def bench(
     instruction_set: Annotated[
         str, typer.Option(metavar="SET", help="Time the engine with auto, baseline, avx2 or avx512.")
     ] = "auto",
+    device: Annotated[str, typer.Option(help="Time the engine on cuda or cuda:N instead of the processor.")] = "cpu",
     peers: Annotated[bool, typer.Option(help="Also time other codes that are installed.")] = True,
     compiled: Annotated[
         bool,
@@ -57,6 +58,7 @@ def bench(
     With --ipi: 64 water molecules with 32 beads, in one call and bead by bead, and with mace-torch.
     With --mace: MACE models of 1,000 silicon atoms and 512 water molecules, imported and in mace-torch.
     With --memory: the resident memory of LAMMPS in the course of a simulation of 216 atoms.
+    With --device cuda: the engine on a GPU, by size and precision.
     """
     from tesseral.benchmarks.timing import processor, versions
 
@@ -64,6 +66,8 @@ def bench(
         raise typer.BadParameter("choose one of --train, --lammps, --ipi, --mace and --memory")
     if (model is not None or structure is not None or head is not None) and not mace:
         raise typer.BadParameter("--model, --structure and --head belong to --mace")
+    if device != "cpu" and (train or lammps or ipi or mace or memory is not None):
+        raise typer.BadParameter("--device times the engine: leave out --train, --lammps, --ipi, --mace and --memory")
     report: dict[str, Any] = {"processor": processor(), "versions": versions(PACKAGES), "unit": "us/atom"}
     if train:
         from tesseral.benchmarks.training import measure_beside_mace, measure_training
@@ -92,6 +96,11 @@ def bench(
         )
     elif memory is not None:
         report["memory"] = _measure_memory(memory, style)
+    elif device != "cpu":
+        from tesseral.benchmarks import device as on_device
+
+        sizes = on_device.CELLS if cells is None else (cells,)
+        report["device"] = on_device.measure_device(device, sizes, repeats)
     else:
         from tesseral.benchmarks.inference import measure_inference
         from tesseral.benchmarks.peers import measure_mace
@@ -198,6 +207,8 @@ def _print(report: dict[str, Any]) -> None:
             console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)
     elif "memory" in report:
         console.print(_memory_table(report["memory"]))
+    elif "device" in report:
+        console.print(_device_table(report["device"]))
     else:
         inference = report["inference"]
         typer.echo(
@@ -207,6 +218,19 @@ def _print(report: dict[str, Any]) -> None:
         console.print(_inference_table(inference, report["mace_torch"]))
         if "skipped" in report["mace_torch"]:
             typer.echo(f"mace-torch 128x0e: skipped, {report['mace_torch']['skipped']}")
+
+
+def _device_table(measured: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    title = f"energies, forces and virials on {measured['device']}, list given"
+    table = Table("model", "precision", "atoms", "million atoms/s", "µs/atom", "of peak", "kB/atom", title=title)
+    for case in measured["cases"]:
+        share = f"{100 * case['of_peak']:.0f} %" if "of_peak" in case else ""
+        speed = f"{1e-6 * case['atom_steps_per_second']:.2f}", f"{case['us_per_atom']:.3f}"
+        memory = f"{1e-3 * case['bytes_per_atom']:.1f}"
+        table.add_row(case["model"], case["dtype"], f"{case['n_atoms']:,}", *speed, share, memory)
+    return table
 
 
 def _inference_table(inference: dict[str, Any], mace: dict[str, Any]) -> Any:
