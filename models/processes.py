@@ -92,6 +92,8 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
     if not dist.is_torchelastic_launched():
         yield Processes()
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL works
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())

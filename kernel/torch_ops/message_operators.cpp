@@ -102,7 +102,8 @@ Range rows_of(const Place& place, const MessageArguments& arguments, Range atoms
 }
 
 /// Gradients of <G, message>, or with tangents their derivatives along these. Each task adds to sums of its own, which are
-/// added up in the order of the tasks: the result depends on the number of threads but not on their timing.
+/// added up in the order of the tasks: the result depends on the number of threads but not on their timing, except on a
+/// device, where one task adds everything.
 MessageDerivatives message_gradient_value(const Factors& given, const Factors* given_tangents, const Tensor& G,
                                           bool with_geometry, bool with_weights, const MessageArguments& arguments) {
   const Factors x = padded_factors(given), tangents = given_tangents ? padded_factors(*given_tangents) : Factors();

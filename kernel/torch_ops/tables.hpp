@@ -26,23 +26,23 @@ c10::intrusive_ptr<ProductTree> product_tree(const torch::Tensor& tree, const to
 /// The terms of a message in groups.
 struct MessageTables : torch::CustomClassHolder {
   MessageTables(const std::vector<MessageTerm>& terms, const double* couplings, int n_paths)
-      : float32(terms, couplings, n_paths), float64(terms, couplings, n_paths) {}
+      : float32_(terms, couplings, n_paths), float64_(terms, couplings, n_paths) {}
 
   template <class T>
   const MessageTable<T>& of_type() const;
 
  private:
-  MessageTable<float> float32;
-  MessageTable<double> float64;
+  MessageTable<float> float32_;
+  MessageTable<double> float64_;
 };
 
 template <>
 inline const MessageTable<float>& MessageTables::of_type<float>() const {
-  return float32;
+  return float32_;
 }
 template <>
 inline const MessageTable<double>& MessageTables::of_type<double>() const {
-  return float64;
+  return float64_;
 }
 
 struct MessageSizes {

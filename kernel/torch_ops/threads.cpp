@@ -28,9 +28,10 @@ struct Team {
 }  // namespace
 
 void run_tasks(int64_t n_tasks, const std::function<void(int64_t)>& task) {
+  if (n_tasks == 1) return task(0);
   static Team& team = *new Team;  // never destroyed: a forked process could not join the threads when it ends
   std::unique_lock<std::mutex> lock(team.mutex, std::try_to_lock);
-  if (n_tasks == 1 || !lock) {  // another thread of the host has the team
+  if (!lock) {  // another thread of the host has the team
     for (int64_t n = 0; n < n_tasks; ++n) task(n);
     return;
   }
