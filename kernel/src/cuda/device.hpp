@@ -141,7 +141,6 @@ class DeviceArray {
   T* data() { return data_; }
   const T* data() const { return data_; }
   std::size_t size() const { return size_; }
-  std::size_t bytes() const { return capacity_ * sizeof(T); }
 
  private:
   T* data_ = nullptr;

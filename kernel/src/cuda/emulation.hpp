@@ -29,7 +29,7 @@
 using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr cudaError_t cudaSuccess = 0;
-constexpr int cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3;
+constexpr int cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2;
 inline const char* cudaGetErrorString(cudaError_t) {
   return "out of memory";
 }
