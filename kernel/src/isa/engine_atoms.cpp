@@ -16,27 +16,29 @@
 namespace tesseral::TESSERAL_ISA {
 namespace {
 
-/// For each atom a of n, out(a) rows of degrees 0..degree: each x(a) row times the matrix of its degree, overwritten or
-/// added.
-template <class T, bool add, class Source, class Target>
+enum class Orientation { as_is, transposed };
+
+/// 2 l + 1 rows of each of n atoms, from x(a) on, times a matrix of the stack: overwritten, or added, from out(a) on.
+template <class T, Orientation orientation, bool add, class Source, class Target>
+void multiply_degree(const MatrixStack<T>& stack, int64_t matrix, int l, int n, Source x, int x_row, Target out,
+                     int out_row) {
+  constexpr bool transposed = orientation == Orientation::transposed;
+  const int n_in = transposed ? stack.n_out : stack.n_in, row = padded_row(transposed ? stack.n_in : stack.n_out);
+  const T* weights = transposed ? stack.transposed_matrix(matrix) : stack.matrix(matrix);
+  const int width = 2 * l + 1;
+  multiply_rows<T, add>(
+      n * width, [&](int r) { return x(r / width) + r % width * x_row; }, 1, weights, n_in, row,
+      [&](int r) { return out(r / width) + r % width * out_row; });
+}
+
+/// The rows of degrees 0..degree, each times the matrix of its degree, of which that of degree 0 is `first`.
+template <class T, Orientation orientation, bool add, class Source, class Target>
 void multiply_degrees(const MatrixStack<T>& stack, int64_t first, int degree, int n, Source x, int x_row, Target out,
                       int out_row) {
   for (int l = 0; l <= degree; ++l) {
-    const int width = 2 * l + 1;
-    multiply_rows<T, add>(
-        n * width, [&](int r) { return x(r / width) + (l * l + r % width) * x_row; }, 1, stack.matrix(first + l), stack.n_in,
-        padded_row(stack.n_out), [&](int r) { return out(r / width) + (l * l + r % width) * out_row; });
-  }
-}
-/// The same with the transposed matrices.
-template <class T, bool add, class Source, class Target>
-void multiply_degrees_transposed(const MatrixStack<T>& stack, int64_t first, int degree, int n, Source x, int x_row,
-                                 Target out, int out_row) {
-  for (int l = 0; l <= degree; ++l) {
-    const int width = 2 * l + 1;
-    multiply_rows<T, add>(
-        n * width, [&](int r) { return x(r / width) + (l * l + r % width) * x_row; }, 1, stack.transposed_matrix(first + l),
-        stack.n_out, padded_row(stack.n_in), [&](int r) { return out(r / width) + (l * l + r % width) * out_row; });
+    multiply_degree<T, orientation, add>(
+        stack, first + l, l, n, [&](int a) { return x(a) + l * l * x_row; }, x_row,
+        [&](int a) { return out(a) + l * l * out_row; }, out_row);
   }
 }
 
@@ -162,7 +164,7 @@ class BlockLoop {
     const auto own = [&](int a) { return features_of(a, pass_.own_features); };
     update(layer_.output_l, own, row_);
     if (!layer_.handed.empty()) {
-      multiply_degrees<T, false>(
+      multiply_degrees<T, Orientation::as_is, false>(
           layer_.handed, 0, layer_.output_l, n_, own, row_, [&](int a) { return features_of(a, pass_.features); }, row_);
     }
     for (int a = 0; a < n_; ++a) {
@@ -215,9 +217,10 @@ class BlockLoop {
       }
     }
     if (pass_.own_adjoints) {
-      multiply_degrees_transposed<T, true>(layer_.handed, 0, layer_.output_l, n_, adjoints, row_, dfeatures, row_);
+      multiply_degrees<T, Orientation::transposed, true>(layer_.handed, 0, layer_.output_l, n_, adjoints, row_, dfeatures,
+                                                         row_);
     }
-    multiply_degrees_transposed<T, false>(
+    multiply_degrees<T, Orientation::transposed, false>(
         layer_.update, 0, layer_.output_l, n_, dfeatures, row_, [&](int a) { return dB_of(a); }, row_);
     add_residual_gradient(dfeatures, row_);
     product<Wanted::gradient>(true);
@@ -230,10 +233,12 @@ class BlockLoop {
   /// The layer's features of degrees 0..degree from its products.
   template <class Target>
   void update(int degree, Target features, int row) {
-    multiply_degrees<T, false>(layer_.update, 0, degree, n_, [&](int a) { return B_of(a); }, row_, features, row);
+    multiply_degrees<T, Orientation::as_is, false>(
+        layer_.update, 0, degree, n_, [&](int a) { return B_of(a); }, row_, features, row);
     if (!layer_.residual.empty()) {
       const auto before = [&](int a) { return features_of(a, pass_.own_before); };
-      multiply_degrees<T, true>(layer_.residual, residual_matrix(), degree, n_, before, row_, features, row);
+      multiply_degrees<T, Orientation::as_is, true>(layer_.residual, residual_matrix(), degree, n_, before, row_, features,
+                                                    row);
     }
     if (layer_.constant.empty()) return;
     const T* constant = layer_.constant.data() + species_ * row;
@@ -249,8 +254,8 @@ class BlockLoop {
   void add_residual_gradient(Source dfeatures, int row) {
     if (layer_.residual.empty()) return;
     const auto before = [&](int a) { return features_of(a, pass_.own_adjoints_before); };
-    multiply_degrees_transposed<T, true>(layer_.residual, residual_matrix(), layer_.output_l, n_, dfeatures, row, before,
-                                         row_);
+    multiply_degrees<T, Orientation::transposed, true>(layer_.residual, residual_matrix(), layer_.output_l, n_, dfeatures,
+                                                       row, before, row_);
   }
 
   void set_energy(int a, T energy) {
@@ -268,7 +273,8 @@ class BlockLoop {
     const auto dfeatures = [&](int a) { return work_.dfeatures.data() + a * row; };
     update(0, features, row);
     readout_.run(n_, features(0), dfeatures(0), row, energies);
-    multiply_degrees_transposed<T, false>(layer_.update, 0, 0, n_, dfeatures, row, [&](int a) { return dB_of(a); }, row_);
+    multiply_degrees<T, Orientation::transposed, false>(
+        layer_.update, 0, 0, n_, dfeatures, row, [&](int a) { return dB_of(a); }, row_);
     for (int k = 0; k < n_ * row; k += lanes<T>) store(dfeatures(0) + k, p_.scale * load(dfeatures(0) + k));
     add_residual_gradient(dfeatures, row);
   }
@@ -308,21 +314,18 @@ class BlockLoop {
     const MatrixStack<T>& mixing = layer_.message->mixing;
     fill_zero(work_.A.data(), n_ * p_.n_harmonics() * row_);
     for_each_mixing([&](int l, int64_t matrix, int first) {
-      const int width = 2 * l + 1;
-      multiply_rows<T, true>(
-          n_ * width, [&](int r) { return message_of(r / width) + (first + r % width) * row_; }, 1, mixing.matrix(matrix),
-          mixing.n_in, row_, [&](int r) { return A_of(r / width) + (l * l + r % width) * row_; });
+      multiply_degree<T, Orientation::as_is, true>(
+          mixing, matrix, l, n_, [&](int a) { return message_of(a) + first * row_; }, row_,
+          [&](int a) { return A_of(a) + l * l * row_; }, row_);
     });
   }
 
   void mix_message_gradients() {
     const MatrixStack<T>& mixing = layer_.message->mixing;
     for_each_mixing([&](int l, int64_t matrix, int first) {
-      const int width = 2 * l + 1;
-      multiply_rows<T, false>(
-          n_ * width, [&](int r) { return dA_of(r / width) + (l * l + r % width) * row_; }, 1,
-          mixing.transposed_matrix(matrix), mixing.n_out, row_,
-          [&](int r) { return dmessage_of(r / width) + (first + r % width) * row_; });
+      multiply_degree<T, Orientation::transposed, false>(
+          mixing, matrix, l, n_, [&](int a) { return dA_of(a) + l * l * row_; }, row_,
+          [&](int a) { return dmessage_of(a) + first * row_; }, row_);
     });
   }
 
