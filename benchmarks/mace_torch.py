@@ -7,6 +7,7 @@ The model of a file, or 128 scalar channels, correlation 3, l_max 3, two layers,
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import warnings
 from importlib.metadata import version
@@ -40,9 +41,10 @@ def measure(model: Any, atoms: Atoms, options: argparse.Namespace) -> dict[str, 
     from mace.calculators import MACECalculator
 
     torch.set_num_threads(1)
-    mode = {"compile_mode": "default"} if options.compile else {}
+    mode: dict[str, Any] = {"compile_mode": "default"} if options.compile else {}
     head = {} if options.head is None else {"head": options.head}
     if options.cuequivariance:
+        importlib.import_module("cuequivariance_torch")  # where it is missing, the calculator's error does not say so
         mode["enable_cueq"] = True
     calculator = MACECalculator(models=[model], device=options.device, default_dtype=options.dtype, **mode, **head)
     graph, network = calculator._atoms_to_batch(atoms), calculator.models[0]

@@ -30,6 +30,8 @@ class CallGraph {
 
   /// At the begin of a call, before memory is made for it: the graph is of no use to the next call unless `run` ends well.
   void begin() { before_ = std::exchange(last_, std::nullopt); }
+  /// Something that a graph reads is elsewhere: this call is not a repeated one.
+  void forget() { before_.reset(); }
   /// Gives the current stream, which is not the default one, what `work` gives it: by calling it, or where the call before
   /// was of the same kind by a graph that was captured from it. A kind that is not given never repeats. Where CUDA refuses a
   /// graph, work is called, and no graph is tried again.

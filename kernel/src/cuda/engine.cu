@@ -17,15 +17,6 @@ namespace {
 /// Memory that the arrays of a chunk of centers may take.
 constexpr std::size_t chunk_bytes = std::size_t{2} << 30;
 
-/// Arrays of one chunk.
-template <class T>
-struct ChunkArrays {
-  DeviceArray<T> phi, dphi;            // [n, n_inputs, LM]
-  DeviceArray<T> A, dA;                // [n, LM, row]
-  DeviceArray<T> B, dB;                // [n, products, row]
-  DeviceArray<T> features, dfeatures;  // of the last layer [n, F]; of others dfeatures [n, feature_row]
-};
-
 template <class T, class Sum>
 class CudaBackend : public EngineBackend {
  public:
@@ -52,7 +43,12 @@ class CudaBackend : public EngineBackend {
     output_ = &output;
     graph_.begin();
     prepare();
-    graph_.run(kind(), [this] { run(); });
+    try {
+      graph_.run(kind(), [this] { run(); });
+    } catch (...) {
+      cudaStreamSynchronize(stream_.get());  // it may still read the positions
+      throw;
+    }
     wait();
     if (profile_) profile_->collect();
     results_.give(output);
@@ -90,7 +86,7 @@ class CudaBackend : public EngineBackend {
   DeviceArray<T> more_gradients_;
   ChunkArrays<T> work_;
   DeviceFeatures<T> features_;
-  DeviceArray<T> normaliser_sums_, normaliser_adjoints_;
+  NormaliserArrays<T> normaliser_arrays_;
   DeviceResults<Sum> results_;
 
   int row() const { return p_.channel_row; }
@@ -110,6 +106,7 @@ class CudaBackend : public EngineBackend {
     std::copy_n(input.positions, n_numbers, positions_.data());
     atoms_.on_top.resize(static_cast<std::size_t>(input.n_centers));
     if (input.list == 0 || input.list != list_number_) {
+      graph_.forget();
       list_number_ = 0;  // unless all of it arrives
       list_.upload(input, atoms_);
       list_number_ = input.list;
@@ -156,10 +153,6 @@ class CudaBackend : public EngineBackend {
     results_.clear();
     set_baseline(atoms_.n_centers, atoms_.species.data(), on_device_.atomic_energy.data(), results_.energies.data());
     features_.prepare(atoms_.n_atoms, atoms_.n_centers);
-    if (!p_.normaliser.empty()) {
-      normaliser_sums_.resize(static_cast<std::size_t>(atoms_.n_centers) * static_cast<std::size_t>(n_layers()));
-      normaliser_adjoints_.resize(normaliser_sums_.size());
-    }
     if (n_layers() > 1) messages_.take(edges_);
   }
 
@@ -207,17 +200,7 @@ class CudaBackend : public EngineBackend {
 
   // ---- A ----
 
-  Normalisers<T> normalisers() {
-    return {on_device_.normaliser.data(),
-            n_layers(),
-            p_.density.n_species,
-            p_.n_inputs,
-            n_harmonics(),
-            p_.density.radial.n_radial,
-            atoms_.n_centers,
-            normaliser_sums_.data(),
-            normaliser_adjoints_.data()};
-  }
+  Normalisers<T> normalisers() { return normaliser_arrays_.of(p_, on_device_.normaliser.data(), atoms_.n_centers); }
 
   void set_A(int layer, const Chunk& chunk) {
     T* A = sized(work_.A, chunk, A_size());
@@ -330,7 +313,7 @@ class CudaBackend : public EngineBackend {
     DeviceLayer<T>& own = device_layer(layer);
     set_A(layer, chunk);
     set_product(layer, chunk);
-    copy_columns(chunk);
+    if (output_->columns) give_columns(work_.B, chunk, row(), p_.n_channels, input_->species, output_->columns);
     double* energies = results_.energies.data() + chunk.begin;
     if (own.update.empty()) {
       readout_.run(chunk.size, work_.B.data(), sized(work_.dB, chunk, row()), row(), energies);
@@ -358,22 +341,6 @@ class CudaBackend : public EngineBackend {
     set_product_gradient(layer, chunk);
     add_gradient_of_A(layer, chunk);
     if (layer == 0 && chunk.last) edges_.add_gradients(more_gradients_);
-  }
-
-  /// Products of the centers, where they are asked for.
-  void copy_columns(const Chunk& chunk) {
-    if (!output_->columns) return;
-    const auto width = static_cast<std::size_t>(row());
-    std::vector<T> host(static_cast<std::size_t>(chunk.size) * width);
-    work_.B.download(host.data(), host.size());
-    for (int channel = 0; channel < p_.n_channels; ++channel) {
-      double* column = output_->columns[channel];
-      for (int64_t a = 0; column && a < chunk.size; ++a) {
-        const bool absent = input_->species[chunk.begin + a] == EngineInput::absent;
-        const T value = host[static_cast<std::size_t>(a) * width + static_cast<std::size_t>(channel)];
-        column[chunk.begin + a] = absent ? 0.0 : static_cast<double>(value);
-      }
-    }
   }
 };
 

@@ -36,4 +36,17 @@ struct Normalisers {
   void add_gradients(int64_t begin, int64_t n, const int64_t* species, T* dphi) const;
 };
 
+/// What Normalisers work on.
+template <class T>
+struct NormaliserArrays {
+  DeviceArray<T> sums, adjoints;
+
+  /// weights: EngineParameters::normaliser on the device.
+  Normalisers<T> of(const EngineParameters<T>& p, const T* weights, int64_t n_centers) {
+    for (auto* array : {&sums, &adjoints}) array->resize(static_cast<std::size_t>(n_centers * p.n_layers()));
+    return {weights,   p.n_layers(), p.density.n_species, p.n_inputs, p.n_harmonics(), p.density.radial.n_radial,
+            n_centers, sums.data(),  adjoints.data()};
+  }
+};
+
 }  // namespace tesseral::cuda

@@ -36,26 +36,22 @@ class DeviceStream {
   cudaStream_t stream_ = nullptr;
 };
 
-/// This thread works in a device's stream as long as the object lives, and then where it did before.
+/// This thread works in a device's stream as long as the object lives, and then in the one before. The device stays the
+/// current one: going back would take memory of one that may not be in use.
 class StreamScope {
  public:
   StreamScope(int device, cudaStream_t stream) : StreamScope(device) { current_stream() = stream; }
   /// In the default stream, until `current_stream` is set.
   explicit StreamScope(int device) : stream_(current_stream()) {
-    check(cudaGetDevice(&device_), "device");
     check(cudaSetDevice(device), "choice of the device");
     current_stream() = nullptr;
   }
-  ~StreamScope() {
-    current_stream() = stream_;
-    cudaSetDevice(device_);
-  }
+  ~StreamScope() { current_stream() = stream_; }
   StreamScope(const StreamScope&) = delete;
   StreamScope& operator=(const StreamScope&) = delete;
 
  private:
   cudaStream_t stream_;
-  int device_ = 0;
 };
 
 /// Waits for the current stream.
