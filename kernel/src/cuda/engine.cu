@@ -114,10 +114,15 @@ class CudaBackend : public EngineBackend {
     results_.prepare(input, *output_);
   }
 
+  bool wants_columns() const {
+    double* const* columns = output_->columns;
+    return columns && std::any_of(columns, columns + p_.n_channels, [](const double* column) { return column; });
+  }
+
   /// Nothing where the same calls must not be repeated: they may differ, or wait in the middle.
   std::optional<CallKind> kind() const {
     const bool exchanges = input_->exchange && n_layers() > 1;
-    if (input_->list == 0 || input_->n_centers == 0 || exchanges || output_->columns || profile_ || !positions_.pinned() ||
+    if (input_->list == 0 || input_->n_centers == 0 || exchanges || wants_columns() || profile_ || !positions_.pinned() ||
         !results_.pinned()) {
       return {};
     }
@@ -313,7 +318,7 @@ class CudaBackend : public EngineBackend {
     DeviceLayer<T>& own = device_layer(layer);
     set_A(layer, chunk);
     set_product(layer, chunk);
-    if (output_->columns) give_columns(work_.B, chunk, row(), p_.n_channels, input_->species, output_->columns);
+    if (wants_columns()) give_columns(work_.B, chunk, row(), p_.n_channels, input_->species, output_->columns);
     double* energies = results_.energies.data() + chunk.begin;
     if (own.update.empty()) {
       readout_.run(chunk.size, work_.B.data(), sized(work_.dB, chunk, row()), row(), energies);
