@@ -14,8 +14,14 @@
 namespace tesseral::cuda {
 namespace {
 
-/// Memory that the arrays of a chunk of centers may take.
+/// Memory that the arrays of a chunk of centers may take, and how many centers it has at least. The tests have few atoms.
+#ifdef TESSERAL_EMULATE
+constexpr std::size_t chunk_bytes = std::size_t{32} << 10;
+constexpr int64_t fewest_centers = 4;
+#else
 constexpr std::size_t chunk_bytes = std::size_t{2} << 30;
+constexpr int64_t fewest_centers = 1024;
+#endif
 
 template <class T, class Sum>
 class CudaBackend : public EngineBackend {
@@ -183,7 +189,7 @@ class CudaBackend : public EngineBackend {
   void for_each_chunk(const F& f) {
     const int64_t n = atoms_.n_centers;
     const int64_t per_center = 2 * (int64_t{p_.n_inputs} * n_harmonics() + A_size() + most_rows() * row());
-    const int64_t most = std::max<int64_t>(1024, static_cast<int64_t>(chunk_bytes / sizeof(T)) / per_center);
+    const int64_t most = std::max<int64_t>(fewest_centers, static_cast<int64_t>(chunk_bytes / sizeof(T)) / per_center);
     for (int64_t begin = 0; begin < n; begin += most) {
       f(Chunk{begin, std::min(most, n - begin), atoms_.species.data() + begin, n - begin <= most});
     }
