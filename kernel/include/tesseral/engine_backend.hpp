@@ -15,6 +15,11 @@ class EngineBackend {
   virtual int64_t feature_row() const = 0;
   /// As Engine::compute, whose checks of the input have passed; those of the output follow.
   virtual void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) = 0;
+
+  /// As in Engine; the processor has neither.
+  virtual GraphUse graph_use() const { return {}; }
+  virtual void start_profile() { throw std::invalid_argument("device cpu has no profile"); }
+  virtual std::vector<ProfileRow> take_profile() { return {}; }
 };
 
 }  // namespace tesseral

@@ -7,8 +7,9 @@ namespace tesseral::cuda {
 
 /// energies [n] become atomic_energy[species].
 void set_baseline(int64_t n, const int64_t* species, const double* atomic_energy, double* energies);
-/// Energies of atoms that the model leaves out become zero, of those with a neighbour on top of them not a number.
-void mark_energies(const DeviceAtoms& atoms, double* energies);
+/// Energies of atoms that the model leaves out become zero, of those with a neighbour on top of them not a number. Where
+/// `fault` is not null, it becomes the smallest first_number + center of energies that are not finite, if it was larger.
+void mark_energies(const DeviceAtoms& atoms, double* energies, uint64_t first_number, uint64_t* fault);
 
 /// rows [n, stride] += constants [S, row] of each atom's species.
 template <class T>
@@ -33,6 +34,19 @@ struct Normalisers {
   void take_gradient(int layer, int64_t begin, int64_t n, const T* A, T* dA, int size) const;
   /// Adds the gradients of all layers' sums to dphi [n, n_inputs, n_harmonics].
   void add_gradients(int64_t begin, int64_t n, const int64_t* species, T* dphi) const;
+};
+
+/// What Normalisers work on.
+template <class T>
+struct NormaliserArrays {
+  DeviceArray<T> sums, adjoints;
+
+  /// weights: EngineParameters::normaliser on the device.
+  Normalisers<T> of(const EngineParameters<T>& p, const T* weights, int64_t n_centers) {
+    for (auto* array : {&sums, &adjoints}) array->resize(static_cast<std::size_t>(n_centers * p.n_layers()));
+    return {weights,   p.n_layers(), p.density.n_species, p.n_inputs, p.n_harmonics(), p.density.radial.n_radial,
+            n_centers, sums.data(),  adjoints.data()};
+  }
 };
 
 }  // namespace tesseral::cuda
