@@ -9,6 +9,7 @@
 #include "engine_readout.hpp"
 #include "engine_rows.hpp"
 #include "kernels.hpp"
+#include "neighbor_list.hpp"
 
 namespace tesseral::cuda {
 namespace {
@@ -63,6 +64,22 @@ class CudaBackend : public EngineBackend {
     finish();
   }
 
+  bool on_device() const override { return true; }
+  DevicePoints upload_points(int64_t n_atoms, const double* positions, const double* cell) override {
+    choose_device();
+    return found_list_.upload_points(n_atoms, positions, cell);
+  }
+  void set_list(int64_t n_atoms, const DevicePairs& pairs, const double* cell) override {
+    choose_device();
+    list_number_ = 0;
+    found_list_.set(n_atoms, pairs, cell, list_);
+  }
+  void set_cell(const double* cell) override {
+    choose_device();
+    list_number_ = 0;
+    found_list_.set_cell(cell, list_);
+  }
+
  private:
   EngineParameters<T> p_;
   int device_;
@@ -74,6 +91,7 @@ class CudaBackend : public EngineBackend {
 
   DeviceAtoms atoms_;
   DeviceList list_;
+  FoundList found_list_;
   int64_t list_number_ = 0;
   DeviceEdges<T> edges_;
   DeviceArray<T> harmonics_, radial_, slopes_, bends_;  // of messages [listed, LM], [listed, Q]
@@ -98,6 +116,11 @@ class CudaBackend : public EngineBackend {
   }
   DeviceArray<T>& own_adjoints(int layer) {
     return (p_.hands_on() ? own_adjoints_ : adjoints_)[static_cast<std::size_t>(layer)];
+  }
+
+  void choose_device() const {
+    check(cudaSetDevice(device_), "choice of the device");
+    current_stream() = nullptr;
   }
 
   // ---- input and output ----
