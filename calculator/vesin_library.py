@@ -148,15 +148,15 @@ def device_pairs(
 
 @functools.cache
 def _open_cuda_libraries() -> None:
-    """Load libcudart and libnvrtc from where vesin would not find them: pip's packages (torch brings them), a toolkit.
+    """Load libcudart and libnvrtc from where vesin would not find them: a toolkit, pip's packages (torch brings them).
 
     What cannot be loaded is named by vesin's message.
     """
-    folders = [Path(os.environ[name]) / "lib64" for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    toolkits = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    folders = [Path(toolkit) / folder for toolkit in toolkits if toolkit for folder in ("lib64", "lib")]
     nvidia = importlib.util.find_spec("nvidia")
     for root in (nvidia.submodule_search_locations or ()) if nvidia else ():
         folders += sorted(Path(root).glob("*/lib"))
-    folders.append(Path("/usr/local/cuda/lib64"))
     loaded = Path("/proc/self/maps").read_text()
     for name in ("libcudart.so", "libnvrtc.so"):
         if f"/{name}" in loaded:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +211,23 @@ def test_the_warning_names_the_missing_library(gpu, model, monkeypatch):
     monkeypatch.setattr(vesin_library, "DEVICE_KIND", "VesinCUDA")
     with pytest.warns(RuntimeWarning, match="Failed to load lib"):
         TesseralCalculator(model, device=gpu).calculate(bulk("Si", cubic=True))
+
+
+def test_cuda_libraries_are_found_in_toolkits_and_packages(device, tmp_path):
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    places = tmp_path / "toolkit/lib64/libcudart.so.12", tmp_path / "packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12"
+    for place in places:
+        place.parent.mkdir(parents=True)
+        subprocess.run(["c++", "-shared", "-x", "c++", "/dev/null", "-o", str(place)], check=True)
+    script = (
+        "from tesseral.calculator import vesin_library as v; v._open_cuda_libraries(); v._open_cuda_libraries();"
+        "maps = open('/proc/self/maps').read(); print('/libcudart.so' in maps, '/libnvrtc.so' in maps)"
+    )
+    path = os.pathsep.join([str(tmp_path / "packages"), *filter(None, sys.path)])
+    environment = os.environ | {"CUDA_HOME": str(tmp_path / "toolkit"), "PYTHONPATH": path}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["True", "True"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="vesin's limit on a GPU")

@@ -52,14 +52,14 @@ __global__ void fill_rows(DevicePairs pairs, const int64_t* first, int32_t* coun
   for (int axis = 0; axis < 3; ++axis) out.cell_shifts[3 * e + axis] = pairs.cell_shifts[3 * p + axis];
 }
 
-/// Whether edge a comes before edge b of the same row. No two are the same pair.
+/// Whether edge a comes before edge b of the same row; one of two always does, should a pair be there twice.
 __device__ inline bool before(const Found& edges, int64_t a, int64_t b) {
   if (edges.neighbors[a] != edges.neighbors[b]) return edges.neighbors[a] < edges.neighbors[b];
   for (int axis = 0; axis < 3; ++axis) {
     const int32_t s = edges.cell_shifts[3 * a + axis], t = edges.cell_shifts[3 * b + axis];
     if (s != t) return s < t;
   }
-  return false;
+  return a < b;
 }
 
 /// One warp per row: each edge goes to the place that the number of those before it says.
