@@ -33,7 +33,8 @@ def measure_device(device: str, cells: Sequence[int] = CELLS, repeats: int = 15)
 
     Returns:
         ``multiply_adds_per_second`` of the device by dtype, and ``cases``: model, dtype, n_atoms, ``us_per_atom``,
-        ``atom_steps_per_second``, ``bytes_per_atom`` that the engine has taken on the device, and, of the local model,
+        ``atom_steps_per_second``, ``bytes_per_atom`` that the engine has taken on the device, ``graph_calls`` that were
+        launched as one CUDA graph, with ``graph_failure`` if CUDA refused to make one, and, of the local model,
         ``of_peak``, its multiply-adds beside the device's.
 
     Raises:
@@ -67,6 +68,7 @@ def _measure(path: Path, dtype: str, device: str, cells: int, repeats: int) -> d
     calls = iter(range(repeats + 10))
     before = device_memory_used(device)
     seconds = median_seconds(lambda: native.compute(moved[next(calls) % 2], species, *graph), repeats)
+    graph_calls, graph_failure = native.graph_use
     return {
         "dtype": dtype,
         "n_atoms": len(atoms),
@@ -74,4 +76,6 @@ def _measure(path: Path, dtype: str, device: str, cells: int, repeats: int) -> d
         "us_per_atom": 1e6 * seconds / len(atoms),
         "atom_steps_per_second": len(atoms) / seconds,
         "bytes_per_atom": (device_memory_used(device) - before) / len(atoms),
+        "graph_calls": graph_calls,
+        "graph_failure": graph_failure,
     }

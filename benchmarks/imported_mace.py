@@ -26,8 +26,20 @@ from tesseral.benchmarks.systems import rattled_silicon, water_box
 from tesseral.benchmarks.timing import median_seconds, peak_megabytes
 from tesseral.models.file import read_metadata
 
-#: how mace-torch is run: whether glibc's malloc is tuned, see `tesseral.benchmarks.peers`, and whether it is compiled
-WAYS = {"eager": (False, False), "eager, tuned": (True, False), "compiled, tuned": (True, True)}
+#: how mace-torch is run: whether glibc's malloc is tuned, see `tesseral.benchmarks.peers`, and options of
+#: `tesseral.benchmarks.mace_torch`
+WAYS: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "eager": (False, ()),
+    "eager, tuned": (True, ()),
+    "compiled, tuned": (True, ("--compile",)),
+}
+#: the same on a GPU
+DEVICE_WAYS: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "eager": (True, ()),
+    "compiled": (True, ("--compile",)),
+    "cuEquivariance": (True, ("--cuequivariance",)),
+}
+SYSTEMS = ("silicon", "water")
 DTYPES = ("float32", "float64")
 #: largest differences by precision: energy in units of the energy per atom (at least 1 eV), forces in units of the
 #: largest force (at least 1 eV/Å)
@@ -61,22 +73,35 @@ class Case:
     rounded: bool  # the model was stored in single precision
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How cases are timed: calls of each, where, and the ways of mace-torch."""
+
+    repeats: int
+    device: str
+    ways: dict[str, tuple[bool, tuple[str, ...]]]
+
+
 def measure_imported(
     cells: int,
     repeats: int,
     *,
     given: Given | None = None,
     dtypes: Sequence[str] = DTYPES,
-    ways: Sequence[str] = tuple(WAYS),
+    ways: Sequence[str] | None = None,
+    systems: Sequence[str] = SYSTEMS,
+    device: str = "cpu",
     start: Start = lambda n_parts: lambda: None,
 ) -> dict[str, Any]:
     """Time MACE models in the native engine and in mace-torch; they take turns.
 
     Args:
         cells: of the structures: cubic cells of 8 silicon atoms per direction, and 1.6 times as many water molecules.
-        repeats: timed calls of the engine; a fifth of them of mace-torch, at least 3.
+        repeats: timed calls of the engine; a fifth of them of mace-torch, at least 3 (all of them on a GPU).
         given: the user's own model instead, which must be trusted: it is a pickle.
-        dtypes, ways: which of DTYPES and WAYS.
+        dtypes, systems: which of DTYPES and SYSTEMS.
+        ways: which of WAYS, or of DEVICE_WAYS on a GPU; None: all.
+        device: cpu, cuda or cuda:N, of both; ``peak_mb`` is then memory of the GPU.
         start: for a progress bar, see Start.
 
     Returns:
@@ -93,16 +118,19 @@ def measure_imported(
     from tesseral.models.mace_import.source import mace_version
 
     mace_version()
+    known = WAYS if device == "cpu" else DEVICE_WAYS
+    timing = Timing(repeats, device, {way: known[way] for way in (known if ways is None else ways)})
     with TemporaryDirectory() as name:
         folder = Path(name)
         water = water_box(max(1, round(1.6 * cells)), 1.0, np.random.default_rng(0))
         structures = {"silicon": rattled_silicon(cells), "water": water}
+        structures = {name: structures[name] for name in systems}
         if given is None:
             cases, notes = _random_models(folder, structures)
         else:
             cases, notes = _given_model(folder, structures, given)
-        advance = start(len(cases) * len(dtypes) * len(ways))
-        timed = [_measure_case(folder, case, dtype, repeats, ways, advance) for case in cases for dtype in dtypes]
+        advance = start(len(cases) * len(dtypes) * len(timing.ways))
+        timed = [_measure_case(folder, case, dtype, timing, advance) for case in cases for dtype in dtypes]
     model = "128x0e, two layers, random weights" if given is None else given.path.name
     return {"model": model, "notes": notes, "cases": timed}
 
@@ -161,19 +189,19 @@ def _imported(folder: Path, path: Path, head: str | None) -> tuple[Path, Any]:
 
 
 def _measure_case(
-    folder: Path, case: Case, dtype: str, repeats: int, ways: Sequence[str], advance: Callable[[], object]
+    folder: Path, case: Case, dtype: str, timing: Timing, advance: Callable[[], object]
 ) -> dict[str, Any]:
     """One structure in one precision."""
     structure, own, other = folder / "structure.traj", folder / "own.npz", folder / "other.npz"
     case.atoms.write(structure)
     turns, found = [], {}
-    for way in ways:
-        turns.append(_time_engine(case.imported, structure, dtype, repeats, own))
+    repeats = max(3, timing.repeats // 5) if timing.device == "cpu" else timing.repeats
+    for way, (tuned, options) in timing.ways.items():
+        turns.append(_time_engine(case.imported, structure, dtype, own, timing))
         arguments = ["--model", str(case.source), "--structure", str(structure), "--dtype", dtype]
-        arguments += ["--repeats", str(max(3, repeats // 5)), "--results", str(other)]
+        arguments += ["--repeats", str(repeats), "--results", str(other), "--device", timing.device]
         arguments += [] if case.head is None else ["--head", case.head]
-        tuned, compiled = WAYS[way]
-        found[way] = time_mace(*arguments, *(["--compile"] if compiled else []), tuned=tuned)
+        found[way] = time_mace(*arguments, *options, tuned=tuned)
         if "skipped" not in found[way]:
             tolerance = TOLERANCE["float32" if case.rounded else dtype]
             with np.load(own) as ours, np.load(other) as theirs:
@@ -186,9 +214,10 @@ def _measure_case(
     return {"system": case.name, "dtype": dtype, **turns[-1], "us_per_atom": microseconds, "mace_torch": found}
 
 
-def _time_engine(model: Path, structure: Path, dtype: str, repeats: int, results: Path) -> dict[str, Any]:
+def _time_engine(model: Path, structure: Path, dtype: str, results: Path, timing: Timing) -> dict[str, Any]:
     """What `main` prints.  Raises RuntimeError if it fails."""
-    command = [sys.executable, "-m", __name__, str(model), str(structure), dtype, str(repeats), str(results)]
+    command = [sys.executable, "-m", __name__, str(model), str(structure), dtype, str(timing.repeats), str(results)]
+    command += ["--device", timing.device]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
@@ -211,8 +240,11 @@ def main() -> None:
     parser.add_argument("dtype")
     parser.add_argument("repeats", type=int)
     parser.add_argument("results", help=".npz file for energy and forces")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    atoms, model = cast(Atoms, read(options.structure)), NativeModel(options.model, options.dtype, 1)
+    before = _device_bytes(options.device)
+    atoms = cast(Atoms, read(options.structure))
+    model = NativeModel(options.model, options.dtype, 1, device=options.device)
     edges = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, model.cutoff)
     graph = (edges.first, edges.neighbors, cartesian_shifts(edges, atoms.cell.array, atoms.pbc))
     species, generator = model.species_indices(atoms.numbers), np.random.default_rng(0)
@@ -228,9 +260,16 @@ def main() -> None:
         "n_neighbors": len(edges.neighbors) / len(atoms),
         "instruction_set": model.instruction_set,
         "us_per_atom": 1e6 * seconds / len(atoms),
-        "peak_mb": peak_megabytes(),
+        "peak_mb": peak_megabytes() if options.device == "cpu" else (_device_bytes(options.device) - before) / 1e6,
     }
     print(json.dumps(result))
+
+
+def _device_bytes(device: str) -> int:
+    """Taken of a GPU's memory; 0 of the processor's."""
+    from tesseral.kernel._engine import device_memory_used
+
+    return 0 if device == "cpu" else int(device_memory_used(device))
 
 
 if __name__ == "__main__":

@@ -24,15 +24,17 @@ MOVE = 1e-3  # Å, by which positions change before each call
 
 
 def measure(model: Any, atoms: Atoms, options: argparse.Namespace) -> dict[str, Any]:
-    """us/atom for energies, forces and stress on one thread, the neighbour list given.
+    """us/atom for energies, forces and stress on one thread or a GPU, the neighbour list given.
 
-    The model is called as mace-torch's own calculator calls it, with the calculator's graph.
+    The model is called as mace-torch's own calculator calls it, with the calculator's graph. What is on a GPU is copied
+    to the processor's memory, as the calculator does.
 
     Args:
         model: MACE model.
         atoms: structure.
-        options: dtype, repeats, ``compile``: whether in the calculator's compile mode, ``head``: its name or None,
-            ``results``: file for ``energy`` (eV) and ``forces`` (eV/Å), or None.
+        options: dtype, repeats, device, ``compile``: whether in the calculator's compile mode, ``cuequivariance``:
+            whether with NVIDIA's operators, ``head``: its name or None, ``results``: file for ``energy`` (eV) and
+            ``forces`` (eV/Å), or None.
     """
     import torch
     from mace.calculators import MACECalculator
@@ -40,7 +42,9 @@ def measure(model: Any, atoms: Atoms, options: argparse.Namespace) -> dict[str, 
     torch.set_num_threads(1)
     mode = {"compile_mode": "default"} if options.compile else {}
     head = {} if options.head is None else {"head": options.head}
-    calculator = MACECalculator(models=[model], device="cpu", default_dtype=options.dtype, **mode, **head)
+    if options.cuequivariance:
+        mode["enable_cueq"] = True
+    calculator = MACECalculator(models=[model], device=options.device, default_dtype=options.dtype, **mode, **head)
     graph, network = calculator._atoms_to_batch(atoms), calculator.models[0]
 
     def call(move: float = MOVE) -> dict[str, Any]:
@@ -48,17 +52,19 @@ def measure(model: Any, atoms: Atoms, options: argparse.Namespace) -> dict[str, 
         with torch.no_grad():
             inputs["positions"] += move * torch.rand_like(inputs["positions"])
         outputs: dict[str, Any] = network(inputs, compute_stress=True, training=options.compile)
-        return outputs
+        return {name: outputs[name].detach().cpu() for name in ("node_energy", "forces", "stress")}
 
     outputs = call(0.0)
     if options.results:
         own = slice(0, len(atoms))  # the compiled model is given more atoms, to fill its arrays
-        energy = outputs["node_energy"][own].detach().double().sum()
-        np.savez(options.results, energy=energy.numpy(), forces=outputs["forces"][own].detach().double().numpy())
+        energy = outputs["node_energy"][own].double().sum()
+        np.savez(options.results, energy=energy.numpy(), forces=outputs["forces"][own].double().numpy())
+    seconds = median_seconds(call, options.repeats)
+    on_gpu = torch.device(options.device).type == "cuda"
     return {
-        "us_per_atom": 1e6 * median_seconds(call, options.repeats) / len(atoms),
+        "us_per_atom": 1e6 * seconds / len(atoms),
         "n_atoms": len(atoms),
-        "peak_mb": peak_megabytes(),
+        "peak_mb": torch.cuda.max_memory_reserved() / 1e6 if on_gpu else peak_megabytes(),
         "version": version("mace-torch"),
     }
 
@@ -75,6 +81,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--compile", action="store_true", help="in the calculator's compile mode")
+    parser.add_argument("--cuequivariance", action="store_true", help="with NVIDIA's operators")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--results", metavar="FILE", help="write energy and forces into an .npz file")
     parser.add_argument("--write", metavar="FILE", help="write a model instead")

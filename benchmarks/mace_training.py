@@ -32,12 +32,13 @@ class MaceSteps:
     """A process that makes optimisation steps of a mace-torch model in float32; a context manager.
 
     model: .model file, a pickle that is trusted.  structures: file with REF_energy and REF_forces, the batch.
+    device: as torch names it.
 
     Raises RuntimeError if the process fails, with the last line of its errors.
     """
 
-    def __init__(self, model: Path, structures: Path) -> None:
-        command = [sys.executable, "-m", __name__, str(model), str(structures)]
+    def __init__(self, model: Path, structures: Path, device: str = "cpu") -> None:
+        command = [sys.executable, "-m", __name__, str(model), str(structures), "--device", device]
         pipe, environment = subprocess.PIPE, {**os.environ, **MACE_SETTING}
         self.errors = TemporaryFile("w+", encoding="utf-8")
         self.process = subprocess.Popen(
@@ -85,7 +86,7 @@ class MaceSteps:
 class _Step:
     """One step as mace_run_train makes it, with its loss, optimiser and clipping."""
 
-    def __init__(self, model: Any, structures: list[Atoms]) -> None:
+    def __init__(self, model: Any, structures: list[Atoms], device: str) -> None:
         import torch
         from mace import data, modules, tools
         from mace.tools import torch_geometric
@@ -98,20 +99,23 @@ class _Step:
             for atoms in structures
         ]
         self.batch = torch_geometric.Batch.from_data_list(graphs)
-        self.model = model.float()
+        self.device = torch.device(device)
+        self.model = model.float().to(self.device)
         settings = argparse.Namespace(
             lr=LEARNING_RATE, weight_decay=5e-7, amsgrad=True, beta=0.9, freeze=None, lr_params_factors="{}"
         )
         self.optimizer = torch.optim.Adam(**get_params_options(settings, self.model))
         self.loss = modules.WeightedEnergyForcesLoss(ENERGY_WEIGHT, FORCES_WEIGHT)
-        self.device = torch.device("cpu")
         self.outputs = {"forces": True, "virials": False, "stress": False}
 
     def __call__(self) -> float:
+        import torch
         from mace.tools.train import take_step
 
         started = time.perf_counter()
         take_step(self.model, self.loss, self.batch, self.optimizer, None, self.outputs, CLIPPED_NORM, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.perf_counter() - started
 
 
@@ -123,13 +127,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("structures", help="file that ASE reads")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # of the other package
     torch.set_default_dtype(torch.float32)
     answers = sys.stdout
     with redirect_stdout(sys.stderr):  # what the other package prints
         model = torch.load(options.model, map_location="cpu", weights_only=False)
-        step = _Step(model, cast("list[Atoms]", read(options.structures, ":")))
+        step = _Step(model, cast("list[Atoms]", read(options.structures, ":")), options.device)
         print(json.dumps({"version": version("mace-torch")}), file=answers, flush=True)
         for line in sys.stdin:
             torch.set_num_threads(int(line))

@@ -26,6 +26,7 @@ from tesseral.models.layered import LayeredModel
 from tesseral.models.local import LocalModel
 from tesseral.models.loss import loss_value, predict, residuals
 from tesseral.models.optimisation import make_optimizer
+from tesseral.models.processes import training_device
 from tesseral.models.reference_model import ReferenceLocalModel
 
 THREADS = (1, 2)  # on which the models with messages are timed
@@ -60,7 +61,7 @@ def measure_training(structures: int = 4, cells: int = 2, repeats: int = 7) -> d
     return result
 
 
-def measure_beside_mace(structures: int = 4, cells: int = 2, rounds: int = 3) -> dict[str, Any]:
+def measure_beside_mace(structures: int = 4, cells: int = 2, rounds: int = 3, device: str = "cpu") -> dict[str, Any]:
     """Time a step of models of two layers and 128 scalar channels beside one of mace-torch 128x0e; they take turns.
 
     All see the same batch, rattled silicon or water, with energies and forces in float32. mace-torch makes the step of
@@ -71,6 +72,7 @@ def measure_beside_mace(structures: int = 4, cells: int = 2, rounds: int = 3) ->
         structures: in a batch.
         cells: of silicon per direction, see `measure_training`; one molecule of water more per direction.
         rounds: turns of each.
+        device: cpu, or cuda or cuda:N, where data and models are moved before.
 
     Returns:
         ``skipped``, the reason; or ``version`` of mace-torch and ``cases``, each with ``system``, ``n_atoms``,
@@ -88,10 +90,11 @@ def measure_beside_mace(structures: int = 4, cells: int = 2, rounds: int = 3) ->
     result: dict[str, Any] = {"cases": []}
     threads = torch.get_num_threads()
     try:
+        place = training_device(device)
         with TemporaryDirectory() as folder:
             for name, atoms in systems.items():
-                result["cases"] += _measure_system(Path(folder), name, atoms, rounds, result)
-    except (ImportError, RuntimeError) as error:
+                result["cases"] += _measure_system(Path(folder), name, atoms, rounds, place, result)
+    except (ImportError, RuntimeError, ValueError) as error:
         return {"skipped": str(error)}
     finally:
         torch.set_num_threads(threads)
@@ -99,7 +102,7 @@ def measure_beside_mace(structures: int = 4, cells: int = 2, rounds: int = 3) ->
 
 
 def _measure_system(
-    folder: Path, name: str, structures: list[Atoms], rounds: int, result: dict[str, Any]
+    folder: Path, name: str, structures: list[Atoms], rounds: int, device: torch.device, result: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """The cases of one system; the version of mace-torch goes into `result`."""
     from tesseral.models.mace_import.importer import import_mace
@@ -116,10 +119,17 @@ def _measure_system(
     layered = LayeredModel(**size, message_mixing=True).to(torch.float32)
     layered.normalise(batch.vectors, batch.centers, batch.neighbors, batch.species)
     imported = import_mace(source, trust_pickle=True)[0].to(torch.float32)
-    own = {"layered": OptimisationStep(layered, batch), "imported": OptimisationStep(imported, batch)}
+    there = batch.to(device)
+    own = {
+        "layered": OptimisationStep(layered.to(device), there),
+        "imported": OptimisationStep(imported.to(device), there),
+    }
     n_atoms = int(batch.n_atoms.sum())
-    seconds: dict[int, dict[str, list[float]]] = {n: {"layered": [], "imported": [], "mace_torch": []} for n in THREADS}
-    with MaceSteps(source, data) as mace:
+    on_threads = THREADS if device.type == "cpu" else THREADS[:1]
+    seconds: dict[int, dict[str, list[float]]] = {
+        n: {"layered": [], "imported": [], "mace_torch": []} for n in on_threads
+    }
+    with MaceSteps(source, data, str(device)) as mace:
         result["version"] = mace.version
         for _ in range(rounds):
             for n, found in seconds.items():
@@ -156,9 +166,17 @@ class OptimisationStep:
 def _turn(step: OptimisationStep) -> float:
     """Seconds of a step, after one that is not timed."""
     step()
+    _wait(step)
     started = time.perf_counter()
     step()
+    _wait(step)
     return time.perf_counter() - started
+
+
+def _wait(step: OptimisationStep) -> None:
+    """Until a GPU has done what it was given."""
+    if step.batch.vectors.is_cuda:
+        torch.cuda.synchronize(step.batch.vectors.device)
 
 
 def labelled_silicon(structures: int, cells: int) -> list[Atoms]:

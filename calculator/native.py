@@ -173,6 +173,19 @@ class NativeModel:
         self._engine.set_cell(cell)
         self.device_list = object()
 
+    @property
+    def graph_use(self) -> tuple[int, str]:
+        """Calls that were launched as one CUDA graph, and why CUDA refused to make one, if it did."""
+        return self._engine.graph_use
+
+    def start_profile(self) -> None:
+        """Let a device time the following calls kernel by kernel.  Raises ValueError on the processor."""
+        self._engine.start_profile()
+
+    def take_profile(self) -> list[tuple[str, int, float]]:
+        """End that; returns what was done, how often, and in how many seconds of the device."""
+        return self._engine.take_profile()
+
 
 def refuse_unknown_keywords(function: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:
     """Raise for keywords that a function does not have.

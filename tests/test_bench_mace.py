@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tesseral import cli
 from tesseral.benchmarks import imported_mace, peers, timing
-from tesseral.benchmarks.imported_mace import WAYS, Given, agreement, measure_imported
+from tesseral.benchmarks.imported_mace import WAYS, Given, Timing, agreement, measure_imported
 from tesseral.models.mace_import import importer
 
 TIMED = {"us_per_atom": 2000.0, "factor": 40.0, "peak_mb": 900.0, "agrees": True}
@@ -87,7 +87,8 @@ def test_random_models_are_timed_on_silicon_and_water(monkeypatch, tmp_path):
     def imports(folder: Path, path: Path, head: str | None) -> tuple[Path, Any]:
         return folder / f"{path.stem}.pt", SimpleNamespace(notes=[f"of {path.stem}"], precision="float64")
 
-    def engine(model: Path, structure: Path, dtype: str, repeats: int, results: Path) -> dict[str, Any]:
+    def engine(model: Path, structure: Path, dtype: str, results: Path, timing: Any) -> dict[str, Any]:
+        assert timing.device == "cpu"
         runs.append(("engine", model.name, dtype))
         np.savez(results, energy=1.0, forces=np.zeros((2, 3)))
         return {"us_per_atom": float(len(runs))}
@@ -186,7 +187,7 @@ def test_processes_that_fail_are_named_by_their_error(monkeypatch):
     monkeypatch.setattr(peers.subprocess, "run", lambda *arguments, **options: failed)
     assert peers.time_mace("--compile") == {"skipped": "mace-torch does not run here: RuntimeError: no C++ compiler"}
     with pytest.raises(RuntimeError, match="the native engine does not run here: RuntimeError: no C"):
-        imported_mace._time_engine(Path("a"), Path("b"), "float32", 7, Path("c"))
+        imported_mace._time_engine(Path("a"), Path("b"), "float32", Path("c"), Timing(7, "cpu", {}))
 
 
 def test_malloc_is_tuned_only_where_the_way_says_so(monkeypatch):

@@ -2,12 +2,16 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <limits>
 #include <optional>
 #include <stdexcept>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "tesseral/cuda_library.hpp"
@@ -259,7 +263,25 @@ NB_MODULE(_engine, module) {
       .def(
           "set_cell", [](Engine& engine, Cell cell) { engine.set_cell(cell.data()); }, nb::arg("cell"),
           "Give the list of `set_list` the shifts of another cell; `list` must then be another number than before. Errors\n"
-          "as in `upload_points`.");
+          "as in `upload_points`.")
+      .def_prop_ro(
+          "graph_use",
+          [](const Engine& engine) {
+            const tesseral::GraphUse use = engine.graph_use();
+            return std::pair(use.calls, use.failure);
+          },
+          "How many calls were given to the device as one CUDA graph, and why CUDA refused to make one ('' if it did not).")
+      .def("start_profile", &Engine::start_profile,
+           "Let the following calls be timed kernel by kernel. Raises ValueError on the processor.")
+      .def(
+          "take_profile",
+          [](Engine& engine) {
+            std::vector<std::tuple<std::string, int64_t, double>> rows;
+            for (const tesseral::ProfileRow& row : engine.take_profile())
+              rows.emplace_back(row.name, row.calls, row.seconds);
+            return rows;
+          },
+          "End that, and return the times: rows (what, number of launches, copies or fills, seconds on the device).");
   module.def("use_cuda_library", &tesseral::use_cuda_library, nb::arg("path"),
              "Let device cuda be the library at this path, for tests of one that is compiled for the processor.");
   module.def(
@@ -287,4 +309,15 @@ NB_MODULE(_engine, module) {
         return tesseral::cuda_library().memory_used(number);
       },
       nb::arg("device"), "Bytes taken of the memory of device cuda or cuda:N. Raises ValueError where there is none.");
+  module.def(
+      "device_bytes_per_second",
+      [](const std::string& device) {
+        const int number = tesseral::device_number(device);
+        if (number < 0) throw std::invalid_argument("device cpu: only a GPU's memory is measured");
+        return tesseral::cuda_library().bytes_per_second(number);
+      },
+      nb::arg("device"),
+      "Bytes per second that a copy within the memory of device cuda or cuda:N reads and writes; takes 0.1 s. Raises "
+      "ValueError\n"
+      "where there is none.");
 }

@@ -357,6 +357,19 @@ std::string Engine::instruction_set() const {
   return state_->device == "cpu" ? kernels_for<double>(state_->set).instruction_set : "cuda";
 }
 
+GraphUse Engine::graph_use() const {
+  const std::lock_guard<std::mutex> lock(state_->busy);
+  return state_->backend->graph_use();
+}
+void Engine::start_profile() {
+  const std::lock_guard<std::mutex> lock(state_->busy);
+  state_->backend->start_profile();
+}
+std::vector<ProfileRow> Engine::take_profile() {
+  const std::lock_guard<std::mutex> lock(state_->busy);
+  return state_->backend->take_profile();
+}
+
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
   check_input(input, static_cast<int64_t>(state_->species.size()), state_->backend->on_device());
   if (n_layers() > 1) check_neighbors_have_features(input);

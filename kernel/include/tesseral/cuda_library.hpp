@@ -17,6 +17,8 @@ struct CudaLibrary {
   int (*device_count)();
   /// Bytes of a device that are taken, by whomever.
   std::size_t (*memory_used)(int device);
+  /// Bytes of a device's memory that a copy within it reads and writes per second, measured in about 0.1 s.
+  double (*bytes_per_second)(int device);
   /// Which device and stream (a cudaStream_t) the calls of this thread use from now on.
   void (*use)(int device, void* stream);
   /// The operators: as those of the processor, but every array of numbers and indices (not the trees, tables and blocks of

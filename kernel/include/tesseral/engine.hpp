@@ -89,6 +89,20 @@ struct __attribute__((visibility("default"))) NonFiniteResult : std::runtime_err
         atom(number) {}
 };
 
+/// What a device was given as CUDA graphs: one launch for all kernels and copies of a call. Calls whose neighbour list
+/// (EngineInput::list), sizes and wanted results are those of the call before go this way, unless features are exchanged.
+struct GraphUse {
+  int64_t calls = 0;    // that were one launch
+  std::string failure;  // why CUDA refused a graph, since when there are none; or empty
+};
+
+/// How long a device has worked at something.
+struct ProfileRow {
+  std::string name;
+  int64_t calls;  // launches of kernels, copies or fills
+  double seconds;
+};
+
 /// Number of devices that "cuda:N" may name; 0 without a GPU or without the CUDA library.
 int cuda_device_count();
 /// The N of "cuda:N", 0 of "cuda", -1 of "cpu". Throws std::invalid_argument for other names and where there is no such
@@ -139,6 +153,13 @@ class Engine {
   void set_list(int64_t n_atoms, const DevicePairs& pairs, const double* cell);
   /// Shifts of that list for another cell; again with a new number.
   void set_cell(const double* cell);
+
+  /// Nothing on the processor.
+  GraphUse graph_use() const;
+  /// The calls of `compute` from here on are timed, kernel by kernel (and launched one by one), until take_profile gives the
+  /// times. Throws std::invalid_argument on the processor.
+  void start_profile();
+  std::vector<ProfileRow> take_profile();
 
  private:
   struct State;

@@ -24,6 +24,11 @@ class EngineBackend {
   virtual void set_list(int64_t, const DevicePairs&, const double*) { throw no_device(); }
   virtual void set_cell(const double*) { throw no_device(); }
 
+  /// As in Engine; the processor has neither.
+  virtual GraphUse graph_use() const { return {}; }
+  virtual void start_profile() { throw std::invalid_argument("device cpu has no profile"); }
+  virtual std::vector<ProfileRow> take_profile() { return {}; }
+
  private:
   static std::invalid_argument no_device() {
     return std::invalid_argument("Engine: a list in the memory of a device needs an engine on a device");

@@ -3,32 +3,29 @@
 // without a GPU. Both define TESSERAL_ISA=cuda and TESSERAL_SCALAR.
 #pragma once
 
-#ifndef TESSERAL_EMULATE
-#include <cuda_runtime.h>
-#endif
-
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
+
+#include "profile.hpp"
+#include "stream.hpp"
 
 namespace tesseral::cuda {
 
 constexpr int warp_size = 32;
 constexpr unsigned all_lanes = 0xffffffffu;
 
-inline void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
+#ifndef TESSERAL_EMULATE
+/// Lets a kernel have so much shared memory. What was allowed before stays: a graph may launch the kernel with more.
+inline void allow_shared_bytes(const void* kernel, int bytes) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), "shared memory");
+  if (attributes.maxDynamicSharedSizeBytes >= bytes) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
 }
-
-/// The stream that launches and copies of this thread of the host use.
-inline cudaStream_t& current_stream() {
-  static thread_local cudaStream_t stream = nullptr;
-  return stream;
-}
+#endif
 
 /// Runs a kernel with so many blocks (none: nothing is run), threads per block (a multiple of a warp) and bytes of
 /// shared_memory().
@@ -37,20 +34,21 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, std::siz
   if (blocks == 0) return;
   if (blocks > INT32_MAX) throw std::length_error("CUDA: a kernel over too many atoms or edges; use fewer at once");
 #ifdef TESSERAL_EMULATE
-  emulation::run(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
-                 [&] { kernel(static_cast<Parameters>(arguments)...); });
+  profiled(current_label(), [&] {
+    emulation::submit(current_stream(), [=] {
+      emulation::run(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
+                     [&] { kernel(static_cast<Parameters>(arguments)...); });
+    });
+  });
 #else
-  if (shared_bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "shared memory");
-  }
+  if (shared_bytes > 48 * 1024) allow_shared_bytes(reinterpret_cast<const void*>(kernel), static_cast<int>(shared_bytes));
   cudaLaunchConfig_t configuration{};
   configuration.gridDim = static_cast<unsigned>(blocks);
   configuration.blockDim = static_cast<unsigned>(threads);
   configuration.dynamicSmemBytes = shared_bytes;
   configuration.stream = current_stream();
-  check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launch");
+  profiled(current_label(),
+           [&] { check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launch"); });
 #endif
 }
 
@@ -121,21 +119,25 @@ class DeviceArray {
     check(cudaMalloc(reinterpret_cast<void**>(&data_), size * sizeof(T)), "memory");
     capacity_ = size;
   }
-  /// In the order of the current stream; `source` may be changed when this returns.
+  /// In the order of the current stream; `source` may be changed when this returns, unless it is pinned.
   void upload(const T* source, std::size_t size) {
     resize(size);
-    if (size == 0) return;
-    check(cudaMemcpyAsync(data_, source, size * sizeof(T), cudaMemcpyHostToDevice, current_stream()), "copy to the device");
+    copy(data_, source, size, cudaMemcpyHostToDevice, "copies to the device");
+  }
+  /// In the order of the current stream.
+  void copy_to(T* target, std::size_t size) const {
+    copy(target, data_, size, cudaMemcpyDeviceToHost, "copies from the device");
   }
   /// Waits for the current stream.
   void download(T* target, std::size_t size) const {
-    if (size == 0) return;
-    check(cudaMemcpyAsync(target, data_, size * sizeof(T), cudaMemcpyDeviceToHost, current_stream()),
-          "copy from the device");
-    check(cudaStreamSynchronize(current_stream()), "wait");
+    copy_to(target, size);
+    if (size > 0) wait();
   }
-  void fill_zero() {
-    if (size_ > 0) check(cudaMemsetAsync(data_, 0, size_ * sizeof(T), current_stream()), "fill");
+  void fill_zero() { fill(0); }
+  /// Sets every byte.
+  void fill(int byte) {
+    if (size_ == 0) return;
+    profiled("fills", [&] { check(cudaMemsetAsync(data_, byte, size_ * sizeof(T), current_stream()), "fill"); });
   }
 
   T* data() { return data_; }
@@ -145,6 +147,11 @@ class DeviceArray {
  private:
   T* data_ = nullptr;
   std::size_t size_ = 0, capacity_ = 0;
+
+  static void copy(T* target, const T* source, std::size_t size, cudaMemcpyKind kind, const char* name) {
+    if (size == 0) return;
+    profiled(name, [&] { check(cudaMemcpyAsync(target, source, size * sizeof(T), kind, current_stream()), name); });
+  }
 
   void swap(DeviceArray& other) {
     std::swap(data_, other.data_);

@@ -1,5 +1,5 @@
-// CUDA's language and the few calls of its runtime that device.hpp uses, on the processor: the blocks of a kernel one after
-// the other, the threads of a block as fibers that change at barriers and shuffles. Slow, for tests.
+// CUDA's language on the processor: the blocks of a kernel one after the other, the threads of a block as fibers that change
+// at barriers and shuffles. Slow, for tests. The calls of CUDA's runtime are in emulation_runtime.hpp.
 #pragma once
 
 #define TESSERAL_EMULATE
@@ -8,11 +8,9 @@
 
 #include <csetjmp>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
@@ -26,64 +24,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-using cudaError_t = int;
-using cudaStream_t = void*;
-constexpr cudaError_t cudaSuccess = 0;
-constexpr int cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2;
-inline const char* cudaGetErrorString(cudaError_t) {
-  return "out of memory";
-}
-namespace tesseral::cuda::emulation {
-constexpr std::size_t all_memory = std::size_t{16} << 30;
-inline std::map<void*, std::size_t>& allocations() {
-  static std::map<void*, std::size_t>& sizes = *new std::map<void*, std::size_t>;
-  return sizes;
-}
-}  // namespace tesseral::cuda::emulation
-inline cudaError_t cudaMalloc(void** pointer, std::size_t size) {
-  *pointer = std::malloc(size > 0 ? size : 1);
-  if (!*pointer) return 2;
-  std::memset(*pointer, 0xff, size);  // not a number: what is read before it is written shows
-  tesseral::cuda::emulation::allocations()[*pointer] = size;
-  return cudaSuccess;
-}
-inline cudaError_t cudaFree(void* pointer) {
-  tesseral::cuda::emulation::allocations().erase(pointer);
-  std::free(pointer);
-  return cudaSuccess;
-}
-inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  *total = *free = tesseral::cuda::emulation::all_memory;
-  for (const auto& [pointer, size] : tesseral::cuda::emulation::allocations()) *free -= size;
-  return cudaSuccess;
-}
-inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, int, cudaStream_t) {
-  std::memcpy(target, source, size);
-  return cudaSuccess;
-}
-inline cudaError_t cudaMemsetAsync(void* target, int value, std::size_t size, cudaStream_t) {
-  std::memset(target, value, size);
-  return cudaSuccess;
-}
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return cudaSuccess;
-}
-inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
-}
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-inline cudaError_t cudaSetDevice(int) {
-  return cudaSuccess;
-}
-constexpr int cudaDevAttrMultiProcessorCount = 16;
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
-  *value = 1;
-  return cudaSuccess;
-}
+#include "emulation_runtime.hpp"
 
 struct Dim3 {
   unsigned x = 0;
@@ -259,6 +200,12 @@ template <class T>
 inline T atomicAdd(T* target, T value) {
   const T before = *target;
   *target += value;
+  return before;
+}
+template <class T>
+inline T atomicMin(T* target, T value) {
+  const T before = *target;
+  if (value < before) *target = value;
   return before;
 }
 template <class T>

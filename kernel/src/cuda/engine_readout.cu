@@ -127,6 +127,7 @@ void DeviceReadout<T>::run(int64_t n_atoms, const T* x, T* dx, int row, double* 
   const std::size_t bytes = Workspace<T>::size(row, n_hidden_, width_) * sizeof(T);
   const auto warps = static_cast<int>(std::min<std::size_t>(threads / warp_size, most_shared_bytes / bytes));
   if (warps == 0) throw std::length_error("CUDA: the readout has too many neurons for the memory of a block");
+  const Label label("readout");
   launch(readouts<T>, blocks_for(n_atoms, warps), warps * warp_size, warps * bytes, layers_.data(), n_layers_, n_hidden_,
          width_, linear_.data(), scale_, n_atoms, x, dx, row, energies);
 }
@@ -134,6 +135,7 @@ void DeviceReadout<T>::run(int64_t n_atoms, const T* x, T* dx, int row, double* 
 template <class T>
 void add_linear_energies(int64_t n_atoms, const T* features, int64_t atom_stride, const T* linear, int row, T scale,
                          double* energies) {
+  const Label label("readout");
   launch(linear_energies<T>, blocks_for(n_atoms, threads / warp_size), threads, 0, n_atoms, features, atom_stride, linear,
          row, scale, energies);
 }

@@ -11,11 +11,15 @@ __global__ void baseline(int64_t n, const int64_t* species, const double* atomic
   if (i < n) energies[i] = atomic_energy[species[i]];
 }
 
-__global__ void mark(int64_t n, const unsigned char* absent, const unsigned char* on_top, double* energies) {
+__global__ void mark(int64_t n, const unsigned char* absent, const unsigned char* on_top, double* energies,
+                     uint64_t first_number, uint64_t* fault) {
   const int64_t i = global_thread();
   if (i >= n) return;
   if (absent[i]) energies[i] = 0;
   if (on_top[i]) energies[i] = nan("");
+  if (fault && energies[i] - energies[i] != 0) {  // not finite
+    atomicMin(reinterpret_cast<unsigned long long*>(fault), static_cast<unsigned long long>(first_number) + i);
+  }
 }
 
 template <class T>
@@ -81,9 +85,9 @@ __global__ void gradients_added(Normalisers<T> all, int64_t begin, int64_t n, co
 void set_baseline(int64_t n, const int64_t* species, const double* atomic_energy, double* energies) {
   launch(baseline, blocks_for(n, threads), threads, 0, n, species, atomic_energy, energies);
 }
-void mark_energies(const DeviceAtoms& atoms, double* energies) {
+void mark_energies(const DeviceAtoms& atoms, double* energies, uint64_t first_number, uint64_t* fault) {
   launch(mark, blocks_for(atoms.n_centers, threads), threads, 0, atoms.n_centers, atoms.absent.data(), atoms.on_top.data(),
-         energies);
+         energies, first_number, fault);
 }
 
 template <class T>

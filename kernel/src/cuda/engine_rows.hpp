@@ -7,8 +7,9 @@ namespace tesseral::cuda {
 
 /// energies [n] become atomic_energy[species].
 void set_baseline(int64_t n, const int64_t* species, const double* atomic_energy, double* energies);
-/// Energies of atoms that the model leaves out become zero, of those with a neighbour on top of them not a number.
-void mark_energies(const DeviceAtoms& atoms, double* energies);
+/// Energies of atoms that the model leaves out become zero, of those with a neighbour on top of them not a number. Where
+/// `fault` is not null, it becomes the smallest first_number + center of energies that are not finite, if it was larger.
+void mark_energies(const DeviceAtoms& atoms, double* energies, uint64_t first_number, uint64_t* fault);
 
 /// rows [n, stride] += constants [S, row] of each atom's species.
 template <class T>

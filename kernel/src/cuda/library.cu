@@ -3,6 +3,7 @@
 
 #include "engine.hpp"
 #include "kernels.hpp"
+#include "peak.hpp"
 #include "tesseral/cuda_library.hpp"
 
 namespace tesseral::cuda {
@@ -43,6 +44,11 @@ std::size_t memory_used(int device) {
   return total - free;
 }
 
+double memory_rate(int device) {
+  const StreamScope scope(device);
+  return bytes_per_second();
+}
+
 void use(int device, void* stream) {
   check(cudaSetDevice(device), "choice of the device");
   current_stream() = static_cast<cudaStream_t>(stream);
@@ -56,6 +62,7 @@ extern "C" __attribute__((visibility("default"))) const tesseral::CudaLibrary* t
   static const tesseral::CudaLibrary library{.layout = tesseral::cuda_library_layout,
                                              .device_count = device_count,
                                              .memory_used = memory_used,
+                                             .bytes_per_second = memory_rate,
                                              .use = use,
                                              .kernels_float32 = all_kernels<float>(),
                                              .kernels_float64 = all_kernels<double>(),

@@ -85,10 +85,6 @@ __global__ void set_shifts(int64_t listed, const int32_t* cell_shifts, Cell cell
   }
 }
 
-void wait_for_stream() {
-  check(cudaStreamSynchronize(current_stream()), "wait");
-}
-
 }  // namespace
 
 DevicePoints FoundList::upload_points(int64_t n_atoms, const double* positions, const double* cell) {
@@ -96,7 +92,7 @@ DevicePoints FoundList::upload_points(int64_t n_atoms, const double* positions, 
   positions_.upload(positions, 3 * static_cast<std::size_t>(n_atoms));
   cell_.upload(cell, 9);
   periodic_.upload(periodic, 3);
-  wait_for_stream();  // the search has a stream of its own
+  wait();  // the search has a stream of its own
   return {positions_.data(), cell_.data(), periodic_.data()};
 }
 
@@ -130,7 +126,7 @@ void FoundList::set_cell(const double* cell, DeviceList& list) {
   list.shifts.resize(3 * static_cast<std::size_t>(list.listed));
   launch(set_shifts, blocks_for(list.listed, threads), threads, 0, list.listed, cell_shifts_.data(), Cell(cell),
          list.shifts.data());
-  wait_for_stream();  // the caller may free the pairs
+  wait();  // the caller may free the pairs
 }
 
 }  // namespace tesseral::cuda

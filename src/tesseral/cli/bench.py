@@ -39,7 +39,9 @@ def bench(
     peers: Annotated[bool, typer.Option(help="Also time other codes that are installed.")] = True,
     compiled: Annotated[
         bool,
-        typer.Option("--compile/--no-compile", help="With --mace: also mace-torch's compile mode; takes minutes."),
+        typer.Option(
+            "--compile/--no-compile", help="With --mace or --device: also mace-torch compiled; takes minutes."
+        ),
     ] = True,
     model: Annotated[Path | None, typer.Option(help="With --mace: a model of your own, a .model file.")] = None,
     structure: Annotated[
@@ -58,7 +60,7 @@ def bench(
     With --ipi: 64 water molecules with 32 beads, in one call and bead by bead, and with mace-torch.
     With --mace: MACE models of 1,000 silicon atoms and 512 water molecules, imported and in mace-torch.
     With --memory: the resident memory of LAMMPS in the course of a simulation of 216 atoms.
-    With --device cuda: the engine on a GPU, by size and precision.
+    With --device cuda: the engine on a GPU, by size and precision, its kernels, and beside mace-torch there.
     """
     from tesseral.benchmarks.timing import processor, versions
 
@@ -97,10 +99,10 @@ def bench(
     elif memory is not None:
         report["memory"] = _measure_memory(memory, style)
     elif device != "cpu":
-        from tesseral.benchmarks import device as on_device
+        from tesseral.cli.bench_device import measure_on_device
 
-        sizes = on_device.CELLS if cells is None else (cells,)
-        report["device"] = on_device.measure_device(device, sizes, repeats)
+        progress = _progress()
+        report |= measure_on_device(device, cells, repeats, peers=peers, compiled=compiled, progress=progress)
     else:
         from tesseral.benchmarks.inference import measure_inference
         from tesseral.benchmarks.peers import measure_mace
@@ -208,7 +210,11 @@ def _print(report: dict[str, Any]) -> None:
     elif "memory" in report:
         console.print(_memory_table(report["memory"]))
     elif "device" in report:
-        console.print(_device_table(report["device"]))
+        from tesseral.cli.bench_device import device_tables
+
+        for part in device_tables(report):
+            console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)
+        console.print(_mace_training_table(report["device_training"]))
     else:
         inference = report["inference"]
         typer.echo(
@@ -218,19 +224,6 @@ def _print(report: dict[str, Any]) -> None:
         console.print(_inference_table(inference, report["mace_torch"]))
         if "skipped" in report["mace_torch"]:
             typer.echo(f"mace-torch 128x0e: skipped, {report['mace_torch']['skipped']}")
-
-
-def _device_table(measured: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    title = f"energies, forces and virials on {measured['device']}, list given"
-    table = Table("model", "precision", "atoms", "million atoms/s", "µs/atom", "of peak", "kB/atom", title=title)
-    for case in measured["cases"]:
-        share = f"{100 * case['of_peak']:.0f} %" if "of_peak" in case else ""
-        speed = f"{1e-6 * case['atom_steps_per_second']:.2f}", f"{case['us_per_atom']:.3f}"
-        memory = f"{1e-3 * case['bytes_per_atom']:.1f}"
-        table.add_row(case["model"], case["dtype"], f"{case['n_atoms']:,}", *speed, share, memory)
-    return table
 
 
 def _inference_table(inference: dict[str, Any], mace: dict[str, Any]) -> Any:

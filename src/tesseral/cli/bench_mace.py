@@ -38,7 +38,7 @@ def measure_mace_import(
         given = _given(model, trust_pickle, head, structure)
     elif head is not None or structure is not None:
         raise typer.BadParameter("--head and --structure belong to --model")
-    ways = [way for way, (_, is_compiled) in WAYS.items() if compiled or not is_compiled]
+    ways = [way for way, (_, options) in WAYS.items() if compiled or "--compile" not in options]
     load = [os.getloadavg()[0]]
     with progress:
         task = progress.add_task("importing, then beside mace-torch", total=None)
