@@ -258,8 +258,7 @@ NB_MODULE(_engine, module) {
           "number than before. Errors as in `upload_points`.")
       .def(
           "set_cell", [](Engine& engine, Cell cell) { engine.set_cell(cell.data()); }, nb::arg("cell"),
-          "Give the list of `set_list` the shifts of another cell; `list` must then be another number than before. Errors\n"
-          "as in `upload_points`.");
+          "Give the list of `set_list` the shifts of another cell; its number stays. Errors as in `upload_points`.");
   module.def("use_cuda_library", &tesseral::use_cuda_library, nb::arg("path"),
              "Let device cuda be the library at this path, for tests of one that is compiled for the processor.");
   module.def(

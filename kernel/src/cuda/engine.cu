@@ -76,7 +76,6 @@ class CudaBackend : public EngineBackend {
   }
   void set_cell(const double* cell) override {
     choose_device();
-    list_number_ = 0;
     found_list_.set_cell(cell, list_);
   }
 
