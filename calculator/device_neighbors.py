@@ -91,7 +91,6 @@ class DeviceVerletList(VerletList):
         if self._own is None:
             return super()._shift(cell, periodic)
         self._model.move_list(periodic_vectors(cell, periodic))
-        self._own = self._model.device_list
 
     def _edges(self) -> Edges:
         return super()._edges() if self._own is None else (None, None, None)

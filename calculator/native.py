@@ -169,9 +169,7 @@ class NativeModel:
 
     def move_list(self, cell: NDArray[np.float64]) -> None:
         """Give the list on the device the shifts of another cell, as in :meth:`search_list`."""
-        self._list = ()
         self._engine.set_cell(cell)
-        self.device_list = object()
 
     @property
     def graph_use(self) -> tuple[int, str]:

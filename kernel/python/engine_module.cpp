@@ -262,8 +262,7 @@ NB_MODULE(_engine, module) {
           "number than before. Errors as in `upload_points`.")
       .def(
           "set_cell", [](Engine& engine, Cell cell) { engine.set_cell(cell.data()); }, nb::arg("cell"),
-          "Give the list of `set_list` the shifts of another cell; `list` must then be another number than before. Errors\n"
-          "as in `upload_points`.")
+          "Give the list of `set_list` the shifts of another cell; its number stays. Errors as in `upload_points`.")
       .def_prop_ro(
           "graph_use",
           [](const Engine& engine) {

@@ -151,7 +151,7 @@ class Engine {
   /// has rows; rows in ascending order of neighbours and shifts, whatever the order of the pairs. Such a call's number
   /// (EngineInput::list) must be another than before. Lattice vectors of directions that are not periodic may be zero.
   void set_list(int64_t n_atoms, const DevicePairs& pairs, const double* cell);
-  /// Shifts of that list for another cell; again with a new number.
+  /// Gives that list the shifts of another cell; its number stays.
   void set_cell(const double* cell);
 
   /// Nothing on the processor.

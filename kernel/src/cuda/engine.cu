@@ -83,8 +83,6 @@ class CudaBackend : public EngineBackend {
   }
   void set_cell(const double* cell) override {
     const StreamScope scope(device_);
-    list_number_ = 0;
-    graph_.begin();  // arrays may grow
     found_list_.set_cell(cell, list_);
   }
 
