@@ -10,8 +10,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from tesseral.calculator.device_neighbors import verlet_list
 from tesseral.calculator.native import NativeModel, refuse_unknown_keywords, voigt_stresses
-from tesseral.calculator.neighbors import VerletList
 
 #: Default Verlet skin in Å; silicon at 600 K then keeps a list for about 50 steps of 1 fs.
 DEFAULT_SKIN = 1.0
@@ -65,7 +65,7 @@ class TesseralCalculator(Calculator):
         self.metadata = self.model.metadata
         name = os.path.abspath(model) if os.path.isfile(model) else os.fspath(model)  # copies may be made elsewhere
         self.parameters.update(model=name, dtype=dtype, device=device, threads=self.model.threads, skin=float(skin))
-        self._edges = VerletList(self.model.cutoff, skin, threads=self.model.threads)
+        self._edges = verlet_list(self.model, skin)
 
     def set(self, **options: Any) -> dict[str, Any]:
         """Options are fixed when the model is opened.

@@ -11,9 +11,10 @@ from ase import Atoms
 from ase.calculators.calculator import CalculationFailed
 
 from tesseral.calculator.ase_calculator import ase_results
+from tesseral.calculator.device_neighbors import verlet_list
 from tesseral.calculator.errors import StructureError
 from tesseral.calculator.native import NativeModel
-from tesseral.calculator.neighbors import cartesian_shifts, checked_geometry, neighbor_list
+from tesseral.calculator.neighbors import VerletList, cartesian_shifts, checked_geometry, neighbor_list
 
 
 def evaluate(
@@ -51,9 +52,10 @@ def evaluate(
     if batch_atoms < 1:
         raise ValueError(f"batch_atoms must be at least 1, got {batch_atoms}")
     native = NativeModel(model, dtype, threads, device=device)
+    single = verlet_list(native, 0.0)
     results: list[dict[str, Any]] = []
     for batch in _batches(images, batch_atoms):
-        results += _evaluate_batch(native, batch, len(results))
+        results += _evaluate_batch(native, single, batch, len(results))
     return results
 
 
@@ -71,9 +73,12 @@ def _batches(images: Iterable[Atoms], batch_atoms: int) -> Iterator[list[Atoms]]
         yield batch
 
 
-def _evaluate_batch(native: NativeModel, batch: Sequence[Atoms], first_image: int) -> list[dict[str, Any]]:
-    """Results of images that go through the engine together; `first_image` counts the images before them."""
-    graph = joined_graph(native, batch, first_image)
+def _evaluate_batch(
+    native: NativeModel, single: VerletList, batch: Sequence[Atoms], first_image: int
+) -> list[dict[str, Any]]:
+    """Results of images that go through the engine together; `first_image` counts the images before them. An image
+    that goes alone has its list from `single`, which may be on a device."""
+    graph = joined_graph(native, batch, first_image, single)
     starts = np.cumsum([0] + [len(atoms) for atoms in batch])
     try:
         energies, forces, virials = native.compute(*graph)
@@ -81,7 +86,7 @@ def _evaluate_batch(native: NativeModel, batch: Sequence[Atoms], first_image: in
         if len(batch) == 1:
             raise CalculationFailed(f"image {first_image}: {error}") from error
         for index, atoms in enumerate(batch):  # find the image, so that the message can name it
-            _evaluate_batch(native, [atoms], first_image + index)
+            _evaluate_batch(native, single, [atoms], first_image + index)
         raise
     results = []
     for atoms, start, stop in zip(batch, starts[:-1], starts[1:], strict=True):
@@ -90,8 +95,16 @@ def _evaluate_batch(native: NativeModel, batch: Sequence[Atoms], first_image: in
     return results
 
 
-def joined_graph(native: NativeModel, images: Sequence[Atoms], first_image: int = 0) -> tuple[np.ndarray, ...]:
+def joined_graph(
+    native: NativeModel, images: Sequence[Atoms], first_image: int = 0, single: VerletList | None = None
+) -> tuple[Any, ...]:
     """One disconnected graph of at least one image: the arguments of :meth:`NativeModel.compute`.
+
+    Args:
+        native: the model.
+        images: the structures.
+        first_image: number of the first in error messages.
+        single: searches the list of an image that is alone; None is the processor.
 
     Raises:
         StructureError: see :func:`evaluate`; images are counted from `first_image`.
@@ -99,9 +112,11 @@ def joined_graph(native: NativeModel, images: Sequence[Atoms], first_image: int 
     graphs = []
     for index, atoms in enumerate(images):
         try:
-            graphs.append(_graph(native, atoms))
+            graphs.append(_graph(native, atoms, single if len(images) == 1 else None))
         except StructureError as error:
             raise StructureError(f"image {first_image + index}: {error}") from error
+    if len(images) == 1:
+        return graphs[0]
     positions, species, firsts, neighbors, shifts = zip(*graphs, strict=True)
     starts = np.cumsum([0] + [len(part) for part in positions])
     n_edges = np.concatenate([np.diff(first) for first in firsts])
@@ -115,9 +130,11 @@ def joined_graph(native: NativeModel, images: Sequence[Atoms], first_image: int 
     )
 
 
-def _graph(native: NativeModel, atoms: Atoms) -> tuple[np.ndarray, ...]:
+def _graph(native: NativeModel, atoms: Atoms, single: VerletList | None) -> tuple[Any, ...]:
     """Positions, species and edges of one structure, as the engine takes them."""
     species = native.species_indices(atoms.numbers)
     positions, cell, pbc = checked_geometry(atoms.positions, atoms.cell.array, atoms.pbc)
+    if single is not None:
+        return positions, species, *single.update(positions, cell, pbc)
     edges = neighbor_list(positions, cell, pbc, native.cutoff, threads=native.threads)
     return positions, species, edges.first, edges.neighbors, cartesian_shifts(edges, cell, pbc)

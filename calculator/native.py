@@ -13,6 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from tesseral.calculator.errors import StructureError
+from tesseral.calculator.vesin_library import device_pairs
 from tesseral.models.file import ModelFileError, read_model
 from tesseral.models.registry import nearest, resolve_model
 
@@ -30,6 +31,8 @@ class NativeModel:
         cutoff: radius of the neighbour list in Å.
         species: element symbols in the order of the model's species indices.
         instruction_set: what the engine chose on this processor, or cuda.
+        device_list: stands for the neighbour list that :meth:`search_list` left on the device; another object for
+            each, None without.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class NativeModel:
         self.cutoff = float(self._engine.cutoff)
         self.species = list(self._engine.species)
         self.instruction_set = str(self._engine.instruction_set)
+        self._device_number = int(device.partition(":")[2] or 0)
+        self.device_list: object = None
         self._list: tuple[Any, ...] = ()
         self._list_number = 0
         self._index_of_number = np.full(len(chemical_symbols), -1, dtype=np.int32)
@@ -118,9 +123,9 @@ class NativeModel:
         self,
         positions: NDArray[np.float64],
         species: NDArray[np.int32],
-        first: NDArray[np.int64],
-        neighbors: NDArray[np.int32],
-        shifts: NDArray[np.float64],
+        first: NDArray[np.int64] | None,
+        neighbors: NDArray[np.int32] | None,
+        shifts: NDArray[np.float64] | None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Energies [n_atoms] (eV), forces [n_atoms, 3] (eV/Å), virials [n_atoms, 3, 3] (eV, sum is V *
         stress).
@@ -128,17 +133,43 @@ class NativeModel:
         Args:
             positions: [n_atoms, 3] in Å.
             species: [n_atoms] of :meth:`species_indices`.
-            first, neighbors, shifts: edges by center, of :meth:`VerletList.update`.
+            first, neighbors, shifts: edges by center, of :meth:`VerletList.update`; None for the list on the device.
 
         Raises:
             CalculationFailed: the energy or a force is not finite; names the atom.
         """
         points = np.ascontiguousarray(positions, dtype=np.float64)
+        if first is not None:
+            self.device_list = None  # these edges take its place
         try:
-            number = self.list_number(species, first, neighbors, shifts)
+            number = self.list_number(species, first, neighbors, shifts, self.device_list)
             return self._engine.compute(points, species, first, neighbors, shifts, list=number)
         except RuntimeError as error:
             raise CalculationFailed(f"{self.path.name}: {error}") from error
+
+    def search_list(
+        self, points: NDArray[np.float64], box: NDArray[np.float64], cell: NDArray[np.float64], radius: float
+    ) -> None:
+        """Search a neighbour list on the engine's device and leave it there for :meth:`compute` without edges.
+
+        Args:
+            points: [n_atoms, 3] in Å, at least one.
+            box: [3, 3] in Å, which contains all pairs if it is periodic in three directions.
+            cell: [3, 3] in Å, for the shifts; zeros for directions that are not periodic.
+            radius: in Å.
+
+        Raises:
+            RuntimeError: it cannot be searched there; says why.
+        """
+        self.device_list, self._list = None, ()  # whatever comes next has a new number
+        arrays = self._engine.upload_points(points, np.ascontiguousarray(box))
+        with device_pairs(arrays, len(points), radius, self._device_number) as pairs:
+            self._engine.set_list(len(points), *pairs, cell)
+        self.device_list = object()
+
+    def move_list(self, cell: NDArray[np.float64]) -> None:
+        """Give the list on the device the shifts of another cell, as in :meth:`search_list`."""
+        self._engine.set_cell(cell)
 
     @property
     def graph_use(self) -> tuple[int, str]:

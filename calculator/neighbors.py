@@ -26,6 +26,10 @@ MOST_CELLS = 1e8
 VESIN_GRID_CELLS = 1e5
 
 
+#: first, neighbors and shifts of a list as the engine takes them; None where the list is on the engine's device
+Edges = tuple[NDArray[np.int64] | None, NDArray[np.int32] | None, NDArray[np.float64] | None]
+
+
 @dataclass(frozen=True, eq=False)
 class NeighborList:
     """Directed edges (center i, neighbor j), grouped by center.
@@ -67,12 +71,7 @@ def neighbor_list(
     if not (math.isfinite(cutoff) and cutoff > 0):
         raise ValueError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
     points, vectors, periodic = checked_geometry(positions, cell, pbc)
-    box = _bounding_cell(points, vectors, periodic, cutoff)
-    if len(points) and np.abs(points).max() > MOST_CELLS * _heights(box).min():
-        atom = int(np.argmax(np.abs(points).max(axis=1)))
-        raise StructureError(
-            f"atom {atom} at {points[atom].tolist()} is too many cells away: wrap the atoms into the cell"
-        )
+    box = bounding_cell(points, vectors, periodic, cutoff)
     if _suits_grid(box, cutoff):
         centers, neighbors, shifts = periodic_pairs(points, box, cutoff, threads)
     else:
@@ -116,14 +115,14 @@ def _check_periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool
                 f"set the cell, or pbc[{direction}] = False"
             )
     vectors = cell[periodic]
-    if len(vectors) > 1 and _heights(vectors).min() < SMALLEST_HEIGHT:
+    if len(vectors) > 1 and heights(vectors).min() < SMALLEST_HEIGHT:
         raise StructureError(
             f"the cell vectors of the periodic directions {np.flatnonzero(periodic).tolist()} are linearly "
             f"dependent: {vectors.tolist()}"
         )
 
 
-def _heights(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def heights(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Extent of the parallelepiped perpendicular to each of its faces, [n] in Å; zero if it is flat."""
     products = vectors @ vectors.T
     if np.linalg.det(products) <= 1e-14 * products.diagonal().prod():
@@ -131,16 +130,30 @@ def _heights(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 / np.sqrt(np.linalg.inv(products).diagonal())
 
 
-def _bounding_cell(
+def bounding_cell(
     positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_], cutoff: float
 ) -> NDArray[np.float64]:
     """A cell, periodic in three directions, that has the same pairs.
 
     Open directions get empty space wider than the cutoff: the new vectors are perpendicular to the
     periodic ones, so no pair closer than the cutoff crosses them.
+
+    Raises:
+        StructureError: an atom is too many cells away.
     """
-    if periodic.all():
-        return cell
+    box = cell if periodic.all() else _with_empty_space(positions, cell, periodic, cutoff)
+    if len(positions) and np.abs(positions).max() > MOST_CELLS * heights(box).min():
+        atom = int(np.argmax(np.abs(positions).max(axis=1)))
+        raise StructureError(
+            f"atom {atom} at {positions[atom].tolist()} is too many cells away: wrap the atoms into the cell"
+        )
+    return box
+
+
+def _with_empty_space(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_], cutoff: float
+) -> NDArray[np.float64]:
+    """The cell with vectors of its own in the open directions."""
     n_periodic = int(periodic.sum())
     complement = np.eye(3) if n_periodic == 0 else np.linalg.svd(cell[periodic])[2][n_periodic:]
     box = cell.copy()
@@ -151,7 +164,7 @@ def _bounding_cell(
 
 def _suits_grid(box: NDArray[np.float64], cutoff: float) -> bool:
     """Whether vesin's grid of cells keeps at least one cell in each direction."""
-    cells = np.maximum(1.0, _heights(box) / cutoff)
+    cells = np.maximum(1.0, heights(box) / cutoff)
     reduction = min(1.0, (VESIN_GRID_CELLS / float(cells.prod())) ** (1 / 3))
     return bool(reduction == 1.0 or cells.min() * reduction >= 2.0)
 
@@ -165,7 +178,7 @@ def _tree_pairs(
     fractional = positions @ np.linalg.inv(cell)
     home = np.floor(fractional).astype(np.int32)
     fractional -= home
-    reach = cutoff / _heights(cell)
+    reach = cutoff / heights(cell)
     atoms, shifts = [], []
     for shift in itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int))):
         moved = fractional + shift
@@ -201,11 +214,9 @@ class VerletList:
             raise ValueError(f"skin must be a non-negative, finite length in Å, got {skin}")
         self.cutoff, self.skin, self.threads = float(cutoff), float(skin), int(threads)
         self.n_builds = 0
-        self._list: NeighborList | None = None
+        self._build: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]] | None = None
 
-    def update(
-        self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    def update(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> Edges:
         """Edges that hold every pair within the cutoff (and some beyond it).
 
         Args:
@@ -218,19 +229,31 @@ class VerletList:
             ValueError, StructureError: as :func:`neighbor_list`.
         """
         points, vectors, periodic = checked_geometry(positions, cell, pbc)
-        if self._list is None or not self._still_valid(points, vectors, periodic):
-            self._list = neighbor_list(points, vectors, periodic, self.cutoff + self.skin, threads=self.threads)
+        if not self._still_valid(points, vectors, periodic):
+            self._build = None  # a search that fails leaves no list
+            self._search(points, vectors, periodic)
             self._build = points.copy(), vectors.copy(), periodic.copy()
             self._shifted_cell: NDArray[np.float64] | None = None
             self.n_builds += 1
         if self._shifted_cell is None or not np.array_equal(self._shifted_cell, vectors):
-            self._shifts = cartesian_shifts(self._list, vectors, periodic)
+            self._shift(vectors, periodic)
             self._shifted_cell = vectors.copy()
+        return self._edges()
+
+    def _search(self, positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
+        self._list = neighbor_list(positions, cell, periodic, self.cutoff + self.skin, threads=self.threads)
+
+    def _shift(self, cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
+        self._shifts = cartesian_shifts(self._list, cell, periodic)
+
+    def _edges(self) -> Edges:
         return self._list.first, self._list.neighbors, self._shifts
 
     def _still_valid(
         self, positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_]
     ) -> bool:
+        if self._build is None:
+            return False
         old_positions, old_cell, old_periodic = self._build
         if positions.shape != old_positions.shape or not np.array_equal(periodic, old_periodic):
             return False
@@ -268,4 +291,9 @@ def cartesian_shifts(
     edges: NeighborList, cell: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """S @ cell of each edge, [n_edges, 3] in Å; vectors of directions that are not periodic do not enter."""
-    return edges.cell_shifts.astype(np.float64) @ np.where(periodic[:, None], cell, 0.0)
+    return edges.cell_shifts.astype(np.float64) @ periodic_vectors(cell, periodic)
+
+
+def periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The cell [3, 3] with zeros for the vectors of directions that are not periodic."""
+    return np.where(periodic[:, None], cell, 0.0)

@@ -30,6 +30,7 @@ namespace {
 template <class T, class... Shape>
 using Input = nb::ndarray<const T, Shape..., nb::c_contig, nb::device::cpu>;
 using Vectors = Input<double, nb::shape<-1, 3>>;
+using Cell = Input<double, nb::shape<3, 3>>;
 
 Precision precision_of(const std::string& name) {
   if (name == "float32") return Precision::float32;
@@ -97,27 +98,35 @@ std::vector<tesseral::NeighborRow> neighbor_rows(const Input<int64_t, nb::ndim<1
   return rows;
 }
 
-nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species, Input<int64_t, nb::ndim<1>> first,
-                  Input<int32_t, nb::ndim<1>> neighbors, std::optional<Vectors> shifts, nb::object exchange,
+nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>> species,
+                  std::optional<Input<int64_t, nb::ndim<1>>> first, std::optional<Input<int32_t, nb::ndim<1>>> neighbors,
+                  std::optional<Vectors> shifts, nb::object exchange,
                   std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials,
                   int64_t list) {
   const size_t n_atoms = positions.shape(0);
   check_length(species.shape(0), n_atoms, "species");
-  if (first.shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
-  const size_t n_centers = first.shape(0) - 1;
-  const auto n_edges = static_cast<size_t>(first.data()[n_centers]);
-  check_length(neighbors.shape(0), n_edges, "neighbors");
-  if (shifts) check_length(shifts->shape(0), n_edges, "shifts");
+  if (first.has_value() != neighbors.has_value() || (shifts && !first)) {
+    throw std::invalid_argument("Engine.compute: first, neighbors and shifts belong together");
+  }
+  size_t n_centers = n_atoms;
+  std::vector<tesseral::NeighborRow> rows;
+  if (first) {
+    if (first->shape(0) == 0) throw std::invalid_argument("Engine.compute: first is empty, expected n_centers + 1 offsets");
+    n_centers = first->shape(0) - 1;
+    const auto n_edges = static_cast<size_t>(first->data()[n_centers]);
+    check_length(neighbors->shape(0), n_edges, "neighbors");
+    if (shifts) check_length(shifts->shape(0), n_edges, "shifts");
+    rows = neighbor_rows(*first, neighbors->data(), shifts ? shifts->data() : nullptr);
+  }
   if (neighbor_virials) check_length(neighbor_virials->shape(0), n_atoms, "neighbor_virials");
   Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
-  const std::vector<tesseral::NeighborRow> rows = neighbor_rows(first, neighbors.data(), shifts ? shifts->data() : nullptr);
   PythonExchange python_exchange(exchange, n_atoms);
   const tesseral::EngineInput input{
       .n_atoms = static_cast<int64_t>(n_atoms),
       .n_centers = static_cast<int64_t>(n_centers),
       .positions = positions.data(),
       .species = species.data(),
-      .rows = rows.data(),
+      .rows = first ? rows.data() : nullptr,
       .exchange = exchange.is_none() ? nullptr : &python_exchange,
       .list = list,
   };
@@ -170,6 +179,31 @@ nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> posi
   return nb::make_tuple(energies.array, forces.array, virials.array);
 }
 
+/// Addresses of a device are whole numbers in Python.
+template <class T>
+uintptr_t address(const T* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer);
+}
+
+nb::tuple upload_points(Engine& engine, Vectors positions, Cell cell) {
+  tesseral::DevicePoints points;
+  {
+    const nb::gil_scoped_release release;
+    points = engine.upload_points(static_cast<int64_t>(positions.shape(0)), positions.data(), cell.data());
+  }
+  return nb::make_tuple(address(points.positions), address(points.cell), address(points.periodic));
+}
+
+void set_list(Engine& engine, int64_t n_atoms, int64_t n_pairs, uintptr_t pairs, uintptr_t cell_shifts, Cell cell) {
+  if (n_atoms < 0 || n_pairs < 0 || (n_pairs > 0 && (pairs == 0 || cell_shifts == 0))) {
+    throw std::invalid_argument("Engine.set_list: n_atoms and n_pairs must not be negative, nor addresses of pairs be 0");
+  }
+  const tesseral::DevicePairs found{n_pairs, reinterpret_cast<const uint64_t*>(pairs),
+                                    reinterpret_cast<const int32_t*>(cell_shifts)};
+  const nb::gil_scoped_release release;
+  engine.set_list(n_atoms, found, cell.data());
+}
+
 }  // namespace
 
 NB_MODULE(_engine, module) {
@@ -193,9 +227,9 @@ NB_MODULE(_engine, module) {
       .def_prop_ro("feature_row", &Engine::feature_row, "Length of the rows that an exchange gets; 0 for one layer.")
       .def_prop_ro("instruction_set", &Engine::instruction_set, "Instruction set in use: avx512, avx2 or baseline.")
       .def(
-          "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
-          nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(), nb::arg("neighbor_virials").none() = nb::none(),
-          nb::arg("list") = 0,
+          "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first").none(),
+          nb::arg("neighbors").none(), nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(),
+          nb::arg("neighbor_virials").none() = nb::none(), nb::arg("list") = 0,
           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i; None: none). Edges beyond "
@@ -205,7 +239,8 @@ NB_MODULE(_engine, module) {
           "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
           "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
           "A `list` other than 0 says that species and neighbour list are those of the call before with the same number: a\n"
-          "device keeps them.\n"
+          "device keeps them. With None for first, neighbors and shifts the list is that of `set_list`; all atoms are\n"
+          "centers.\n"
           "Raises ValueError for indices out of range and for neighbours without features,\n"
           "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
@@ -214,6 +249,20 @@ NB_MODULE(_engine, module) {
            "neighbour list, such as the beads of a path integral: positions [B, N, 3], the other arguments as in `compute`\n"
            "with N centers, `list` also saying that B is the same. Errors as in `compute`; atoms are counted through all "
            "configurations.")
+      .def("upload_points", &upload_points, nb::arg("positions"), nb::arg("cell"),
+           "Copy positions [N, 3] and a cell [3, 3] to the engine's device, for a search of pairs there. Returns the\n"
+           "addresses of both and of three bools that are true, valid until the next call. Raises ValueError without a\n"
+           "device, RuntimeError for its faults.")
+      .def(
+          "set_list", &set_list, nb::arg("n_atoms"), nb::arg("n_pairs"), nb::arg("pairs"), nb::arg("cell_shifts"),
+          nb::arg("cell"),
+          "Make pairs on the device the neighbour list of `compute` without first, neighbors and shifts, until it is given\n"
+          "some: addresses of pairs [n_pairs, 2] uint64 (each in both directions, in any order) and of cell shifts S\n"
+          "[n_pairs, 3] int32 with r_ij = r_j - r_i + S @ cell. They may be freed afterwards. `list` must then be another\n"
+          "number than before. Errors as in `upload_points`.")
+      .def(
+          "set_cell", [](Engine& engine, Cell cell) { engine.set_cell(cell.data()); }, nb::arg("cell"),
+          "Give the list of `set_list` the shifts of another cell; its number stays. Errors as in `upload_points`.")
       .def_prop_ro(
           "graph_use",
           [](const Engine& engine) {

@@ -29,15 +29,20 @@ std::vector<int64_t> split_centers(const EngineInput& input, int n_threads) {
   return bounds;
 }
 
-void check_input(const EngineInput& input, int64_t n_species) {
+void check_input(const EngineInput& input, int64_t n_species, bool on_device) {
   const auto fail = [](const std::string& what) { throw std::invalid_argument("Engine.compute: " + what); };
   if (input.n_centers > input.n_atoms) fail("there are more centers than atoms");
+  if (!input.rows && input.n_centers > 0) {
+    if (!on_device) fail("there is no neighbour list, and no device that has one");
+    if (input.n_centers < input.n_atoms) fail("atoms that are no centers need a list with rows");
+  }
   for (int64_t i = 0; i < input.n_atoms; ++i) {
     if (input.species[i] < EngineInput::absent || input.species[i] >= n_species) {
       fail("species[" + std::to_string(i) + "] = " + std::to_string(input.species[i]) + " is outside 0.." +
            std::to_string(n_species - 1));
     }
   }
+  if (!input.rows) return;
   for (int64_t i = 0; i < input.n_centers; ++i) {
     const NeighborRow& row = input.rows[i];
     if (row.count < 0) fail("atom " + std::to_string(i) + " has " + std::to_string(row.count) + " neighbors");
@@ -53,7 +58,7 @@ void check_input(const EngineInput& input, int64_t n_species) {
 
 /// Features come from centers, in this process or, with an exchange, in another.
 void check_neighbors_have_features(const EngineInput& input) {
-  if (input.exchange) return;
+  if (input.exchange || !input.rows) return;
   for (int64_t i = 0; i < input.n_centers; ++i) {
     const NeighborRow& row = input.rows[i];
     for (int32_t e = 0; e < row.count; ++e) {
@@ -366,11 +371,24 @@ std::vector<ProfileRow> Engine::take_profile() {
 }
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
-  check_input(input, static_cast<int64_t>(state_->species.size()));
+  check_input(input, static_cast<int64_t>(state_->species.size()), state_->backend->on_device());
   if (n_layers() > 1) check_neighbors_have_features(input);
   const std::lock_guard<std::mutex> lock(state_->busy);
   state_->backend->compute(input, output, state_->threads());
   check_output(input, output);
+}
+
+DevicePoints Engine::upload_points(int64_t n_atoms, const double* positions, const double* cell) {
+  const std::lock_guard<std::mutex> lock(state_->busy);
+  return state_->backend->upload_points(n_atoms, positions, cell);
+}
+void Engine::set_list(int64_t n_atoms, const DevicePairs& pairs, const double* cell) {
+  const std::lock_guard<std::mutex> lock(state_->busy);
+  state_->backend->set_list(n_atoms, pairs, cell);
+}
+void Engine::set_cell(const double* cell) {
+  const std::lock_guard<std::mutex> lock(state_->busy);
+  state_->backend->set_cell(cell);
 }
 
 }  // namespace tesseral

@@ -23,6 +23,20 @@ struct NeighborRow {
   int32_t first_atom = 0;  // added to the indices, so that copies of a system share one list
 };
 
+/// Pairs of atoms in the memory of a device, as a search there leaves them.
+struct DevicePairs {
+  int64_t n_pairs = 0;
+  const uint64_t* atoms = nullptr;       // [n_pairs, 2] center and neighbour; each pair in both directions, in any order
+  const int32_t* cell_shifts = nullptr;  // [n_pairs, 3] S in r_ij = r_j - r_i + S @ cell
+};
+
+/// What such a search reads, in the memory of the device.
+struct DevicePoints {
+  const double* positions = nullptr;  // [n_atoms, 3]
+  const double* cell = nullptr;       // [3, 3] lattice vectors as rows
+  const bool* periodic = nullptr;     // [3] all true
+};
+
 /// Carries the features of atoms between the processes that share a system (or within one, to its ghosts), for models with
 /// several layers. Rows [n_atoms, row] of the atoms of EngineInput, float32 in the precisions float32 and mixed.
 struct __attribute__((visibility("default"))) FeatureExchange {
@@ -41,7 +55,7 @@ struct EngineInput {
   int64_t n_centers = 0;                // the first n_centers atoms have energies
   const double* positions = nullptr;    // [n_atoms, 3]
   const int32_t* species = nullptr;     // [n_atoms] index into the model's species; absent: not in the model
-  const NeighborRow* rows = nullptr;    // [n_centers]
+  const NeighborRow* rows = nullptr;    // [n_centers]; null: the list of Engine::set_list, where all atoms are centers
   int32_t index_bits = 0x7fffffff;      // bits of a neighbour that hold the atom index
   FeatureExchange* exchange = nullptr;  // models with several layers need one where neighbours are not centers
   // names species and rows: those of a call with the number of the call before are the same, and need not be copied to a
@@ -127,6 +141,18 @@ class Engine {
   /// atoms too, and NonFiniteResult comes after the last. std::invalid_argument comes before the first: other processes
   /// would wait for this one, so a caller that shares the system with others must then end or release them all.
   void compute(const EngineInput& input, const EngineOutput& output);
+
+  /// For neighbour lists that are searched on the engine's device and never seen by the processor. Without a device they
+  /// throw std::invalid_argument; std::runtime_error for a fault of the device.
+  ///
+  /// Copies positions [n_atoms, 3] and a cell [3, 3] to the device; what it returns is valid until the next call.
+  DevicePoints upload_points(int64_t n_atoms, const double* positions, const double* cell);
+  /// Makes pairs of n_atoms atoms, which may be freed afterwards, the list of calls without EngineInput::rows, until a call
+  /// has rows; rows in ascending order of neighbours and shifts, whatever the order of the pairs. Such a call's number
+  /// (EngineInput::list) must be another than before. Lattice vectors of directions that are not periodic may be zero.
+  void set_list(int64_t n_atoms, const DevicePairs& pairs, const double* cell);
+  /// Gives that list the shifts of another cell; its number stays.
+  void set_cell(const double* cell);
 
   /// Nothing on the processor.
   GraphUse graph_use() const;

@@ -10,6 +10,7 @@
 #include "engine_readout.hpp"
 #include "engine_results.hpp"
 #include "engine_rows.hpp"
+#include "neighbor_list.hpp"
 
 namespace tesseral::cuda {
 namespace {
@@ -71,6 +72,22 @@ class CudaBackend : public EngineBackend {
     return rows;
   }
 
+  bool on_device() const override { return true; }
+  DevicePoints upload_points(int64_t n_atoms, const double* positions, const double* cell) override {
+    const StreamScope scope(device_);
+    return found_list_.upload_points(n_atoms, positions, cell);
+  }
+  void set_list(int64_t n_atoms, const DevicePairs& pairs, const double* cell) override {
+    const StreamScope scope(device_);
+    list_number_ = 0;
+    graph_.begin();  // arrays may grow
+    found_list_.set(n_atoms, pairs, cell, list_);
+  }
+  void set_cell(const double* cell) override {
+    const StreamScope scope(device_);
+    found_list_.set_cell(cell, list_);
+  }
+
  private:
   EngineParameters<T> p_;
   int device_;
@@ -86,6 +103,7 @@ class CudaBackend : public EngineBackend {
   HostArray<double> positions_;
   DeviceAtoms atoms_;
   DeviceList list_;
+  FoundList found_list_;
   int64_t list_number_ = 0;
   DeviceEdges<T> edges_;
   DeviceMessages<T> messages_;

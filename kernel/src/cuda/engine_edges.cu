@@ -1,13 +1,13 @@
 // One warp works on one center; its lanes take the edges in turn.
 #include "engine_edges.hpp"
 #include "kernels.hpp"
+#include "scan.hpp"
 #include "tesseral/repulsion.hpp"
 
 namespace tesseral::cuda {
 namespace {
 
 constexpr int threads = 128, warps = threads / warp_size;
-constexpr int scan_threads = 256;
 
 /// What `find` reads.
 struct Listed {
@@ -59,55 +59,6 @@ __global__ void count_edges(Listed list, double cutoff, int64_t* first, unsigned
   if (lane_of_thread() > 0) return;
   first[i] = count;
   on_top[i] = close != 0;
-}
-
-/// Sum of the numbers of the block's threads before this one; `total` of all.
-__device__ int64_t block_scan(int64_t own, int64_t& total) {
-  __shared__ int64_t of_warps[scan_threads / warp_size];
-  const int lane = lane_of_thread(), warp = static_cast<int>(threadIdx.x) / warp_size;
-  int64_t sum = own;
-  for (int step = 1; step < warp_size; step *= 2) {
-    const int64_t below = __shfl_up_sync(all_lanes, sum, step);
-    if (lane >= step) sum += below;
-  }
-  if (lane == warp_size - 1) of_warps[warp] = sum;
-  __syncthreads();
-  int64_t before = 0;
-  total = 0;
-  for (int w = 0; w < scan_threads / warp_size; ++w) {
-    if (w < warp) before += of_warps[w];
-    total += of_warps[w];
-  }
-  __syncthreads();
-  return before + sum - own;
-}
-
-/// Sums of the first n numbers, `scan_threads` at a time.
-__global__ void sum_blocks(const int64_t* values, int64_t n, int64_t* sums) {
-  const int64_t k = global_thread();
-  int64_t total;
-  block_scan(k < n ? values[k] : 0, total);
-  if (threadIdx.x == 0) sums[blockIdx.x] = total;
-}
-/// In one block: each number becomes the sum of those before it.
-__global__ void scan_sums(int64_t* sums, int64_t n) {
-  int64_t before = 0;
-  for (int64_t begin = 0; begin < n; begin += scan_threads) {
-    const int64_t k = begin + threadIdx.x;
-    int64_t total;
-    const int64_t own = block_scan(k < n ? sums[k] : 0, total);
-    if (k < n) sums[k] = before + own;
-    before += total;
-  }
-}
-/// Each of n numbers becomes the sum of those before it; values[n] the sum of all.
-__global__ void scan_blocks(int64_t* values, int64_t n, const int64_t* before) {
-  const int64_t k = global_thread();
-  const int64_t own = k < n ? values[k] : 0;
-  int64_t total;
-  const int64_t sum = before[blockIdx.x] + block_scan(own, total);
-  if (k < n) values[k] = sum;
-  if (k == n - 1) values[n] = sum + own;
 }
 
 template <class T>
@@ -225,12 +176,22 @@ __global__ void sum_forces(int64_t n_centers, const int64_t* first, const int64_
 }  // namespace
 
 void DeviceList::upload(const EngineInput& input, DeviceAtoms& atoms) {
-  std::vector<int64_t> bounds(static_cast<std::size_t>(input.n_centers) + 1, 0), species;
+  const bool given = input.rows || input.n_centers == 0;
+  if (!given && (!found || first.size() != static_cast<std::size_t>(input.n_centers) + 1)) {
+    throw std::invalid_argument("Engine.compute: there is no neighbour list of " + std::to_string(input.n_centers) +
+                                " atoms on the device");
+  }
+  std::vector<int64_t> species;
   std::vector<unsigned char> absent;
   for (int64_t i = 0; i < input.n_atoms; ++i) {
     absent.push_back(input.species[i] == EngineInput::absent);
     species.push_back(absent.back() ? 0 : input.species[i]);
   }
+  atoms.species.upload(species.data(), species.size());
+  atoms.absent.upload(absent.data(), absent.size());
+  if (!given) return;
+  found = false;
+  std::vector<int64_t> bounds(static_cast<std::size_t>(input.n_centers) + 1, 0);
   std::vector<int32_t> indices;
   std::vector<double> vectors;
   bool shifted = false;
@@ -251,8 +212,6 @@ void DeviceList::upload(const EngineInput& input, DeviceAtoms& atoms) {
   first.upload(bounds.data(), bounds.size());
   neighbors.upload(indices.data(), indices.size());
   shifts.upload(vectors.data(), vectors.size());
-  atoms.species.upload(species.data(), species.size());
-  atoms.absent.upload(absent.data(), absent.size());
 }
 
 template <class T>
@@ -274,11 +233,7 @@ void DeviceEdges<T>::take(const DeviceAtoms& atoms, const DeviceList& list, T cu
   const auto wide_cutoff = static_cast<double>(cutoff);
   launch(count_edges, blocks_for(n, warps), threads, 0, given, wide_cutoff, first.data(),
          const_cast<unsigned char*>(atoms.on_top.data()));
-  const int64_t n_blocks = blocks_for(n, scan_threads);
-  block_sums_.resize(static_cast<std::size_t>(n_blocks));
-  launch(sum_blocks, n_blocks, scan_threads, 0, first.data(), n, block_sums_.data());
-  launch(scan_sums, 1, scan_threads, 0, block_sums_.data(), n_blocks);
-  launch(scan_blocks, n_blocks, scan_threads, 0, first.data(), n, block_sums_.data());
+  scan(first.data(), n, block_sums_);
   const Taken<T> out{first.data(),  neighbors.data(), neighbor_species.data(),
                      tables.data(), vectors.data(),   distances.data()};
   launch(fill_edges<T>, blocks_for(n, warps), threads, 0, given, wide_cutoff, atoms.species.data(), n_species, out);

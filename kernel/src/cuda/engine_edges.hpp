@@ -16,14 +16,16 @@ struct DeviceAtoms {
   DeviceArray<unsigned char> on_top;  // [n_centers] 1 where a neighbour is closer than shortest_distance
 };
 
-/// The neighbour list as it was given: listed edges of center i are first[i] .. first[i+1]-1.
+/// The neighbour list as it was given (or found, see neighbor_list.hpp): listed edges of center i are first[i] ..
+/// first[i+1]-1.
 struct DeviceList {
   DeviceArray<int64_t> first;      // [n_centers+1]
   DeviceArray<int32_t> neighbors;  // [listed]
   DeviceArray<double> shifts;      // [listed, 3] or empty
   int64_t listed = 0;
+  bool found = false;  // on the device
 
-  /// Copies the list, and the species to the atoms.
+  /// Copies the list, unless it was found here, and the species to the atoms.
   void upload(const EngineInput& input, DeviceAtoms& atoms);
 };
 
