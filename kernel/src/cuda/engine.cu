@@ -76,7 +76,7 @@ class CudaBackend : public EngineBackend {
   DeviceList list_;
   int64_t list_number_ = 0;
   DeviceEdges<T> edges_;
-  DeviceArray<T> harmonics_, radial_, slopes_, bends_;  // of messages [listed, LM], [listed, Q]
+  DeviceArray<T> harmonics_, radial_, slopes_;  // of messages [listed, LM], [listed, Q]
   DeviceArray<T> by_harmonics_, by_radial_, more_gradients_;
   ChunkArrays<T> work_;
   std::vector<DeviceArray<T>> features_, adjoints_;          // as in engine.cpp
@@ -297,9 +297,9 @@ class CudaBackend : public EngineBackend {
   /// Radial functions of a layer's messages along all edges, and their slopes.
   void set_radial(const DeviceMessage<T>& message) {
     const std::size_t size = edges_.distances.size() * static_cast<std::size_t>(message.shape.n_radial);
-    for (auto* array : {&radial_, &slopes_, &bends_}) array->resize(size);
+    for (auto* array : {&radial_, &slopes_}) array->resize(size);
     kernels_.radial(message.radial.basis, edges_.distances.data(), message.radial.by_pair() ? edges_.tables.data() : nullptr,
-                    {0, list_.listed}, radial_.data(), slopes_.data(), bends_.data());
+                    {0, list_.listed}, radial_.data(), slopes_.data(), nullptr);
   }
 
   MessageInputs<T> message_inputs(int layer, Chunk chunk) {
