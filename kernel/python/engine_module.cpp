@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <future>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -218,9 +219,13 @@ NB_MODULE(_engine, module) {
         if (instructions.rfind("cuda", 0) == 0) {
           const int device = tesseral::device_number(instructions);
           const tesseral::CudaLibrary& library = tesseral::cuda_library();
-          library.use(device, nullptr);
-          return precision_of(dtype) == Precision::float64 ? library.kernels_float64->multiply_adds_per_second()
-                                                           : library.kernels_float32->multiply_adds_per_second();
+          const bool wide = precision_of(dtype) == Precision::float64;
+          const auto measure = [&] {
+            library.use(device, nullptr);
+            return wide ? library.kernels_float64->multiply_adds_per_second()
+                        : library.kernels_float32->multiply_adds_per_second();
+          };
+          return std::async(std::launch::async, measure).get();  // this thread stays on its device
         }
         const InstructionSet set = instruction_set_named(instructions);
         return precision_of(dtype) == Precision::float64 ? kernels_for<double>(set).multiply_adds_per_second()

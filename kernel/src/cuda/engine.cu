@@ -2,7 +2,9 @@
 // features and their adjoints are kept; the backward pass computes A anew.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
+#include "device_scope.hpp"
 #include "engine.hpp"
 #include "engine_edges.hpp"
 #include "engine_parameters.hpp"
@@ -38,12 +40,17 @@ class CudaBackend : public EngineBackend {
       : p_(parameters), device_(device), kernels_(kernels), on_device_(p_), readout_(p_) {
     p_.density.radial = on_device_.radial.basis;
   }
+  ~CudaBackend() override {
+    last_scope_.emplace();
+    cudaSetDevice(device_);  // may fail at the end of the process
+  }
 
   int n_channels() const override { return p_.n_channels; }
   int n_layers() const override { return p_.n_layers(); }
   int64_t feature_row() const override { return p_.feature_row(); }
 
   void compute(const EngineInput& input, const EngineOutput& output, ThreadPool&) override {
+    const DeviceScope scope;
     check(cudaSetDevice(device_), "choice of the device");
     current_stream() = nullptr;
     input_ = &input;
@@ -64,6 +71,7 @@ class CudaBackend : public EngineBackend {
   }
 
  private:
+  std::optional<DeviceScope> last_scope_;  // while the other members are freed
   EngineParameters<T> p_;
   int device_;
   const Kernels<T>& kernels_;
@@ -463,6 +471,7 @@ class CudaBackend : public EngineBackend {
 
 template <class T, class Sum>
 std::unique_ptr<EngineBackend> make_backend(const EngineParameters<T>& parameters, int device, const Kernels<T>& kernels) {
+  const DeviceScope scope;
   check(cudaSetDevice(device), "choice of the device");
   current_stream() = nullptr;
   return std::make_unique<CudaBackend<T, Sum>>(parameters, device, kernels);

@@ -1,6 +1,7 @@
 // What the library exports: the table of its functions.
 #include <memory>
 
+#include "device_scope.hpp"
 #include "engine.hpp"
 #include "kernels.hpp"
 #include "tesseral/cuda_library.hpp"
@@ -37,6 +38,7 @@ std::unique_ptr<EngineBackend> backend(const EngineParameters<T>& parameters, in
 }
 
 std::size_t memory_used(int device) {
+  const DeviceScope scope;
   std::size_t free = 0, total = 0;
   check(cudaSetDevice(device), "choice of the device");
   check(cudaMemGetInfo(&free, &total), "memory");
