@@ -228,10 +228,10 @@ class TypedBackend : public EngineBackend {
   }
 };
 
-/// The CUDA library; what it lacks is a fault of the options, not of the model file.
-const CudaLibrary& device_library() {
+/// How many devices there are; what CUDA lacks is a fault of the options, not of the model file.
+int count_devices() {
   try {
-    return cuda_library();
+    return cuda_library().device_count();
   } catch (const std::runtime_error& error) {
     throw std::invalid_argument(error.what());
   }
@@ -244,7 +244,7 @@ template <class T, class Sum>
 std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, InstructionSet set, int device,
                                             DeviceBackend<T> CudaLibrary::* on_device) {
   if (device < 0) return std::make_unique<TypedBackend<T, Sum>>(file, set);
-  return (device_library().*on_device)(read_engine_parameters<T>(file), device);
+  return (cuda_library().*on_device)(read_engine_parameters<T>(file), device);
 }
 
 std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, const EngineOptions& options, InstructionSet set) {
@@ -307,7 +307,7 @@ int device_number(const std::string& name) {
   if (digits.empty() || digits.size() > 3 || digits.find_first_not_of("0123456789") != std::string::npos) {
     throw std::invalid_argument("device '" + name + "' is unknown: choose cpu, cuda or cuda:N");
   }
-  const int number = std::stoi(digits), count = device_library().device_count();
+  const int number = std::stoi(digits), count = count_devices();
   if (number < count) return number;
   throw std::invalid_argument("device '" + name + "' does not exist: there are " + std::to_string(count) +
                               ", the first is cuda:0");

@@ -13,8 +13,8 @@ namespace tesseral {
 
 /// What the library gives. Functions throw std::runtime_error with the message of CUDA.
 struct CudaLibrary {
-  int layout;  // cuda_library_layout of the headers it was compiled with
-  int (*device_count)();
+  int layout;             // cuda_library_layout of the headers it was compiled with
+  int (*device_count)();  // 0 where CUDA runs but finds none
   /// Bytes of a device that are taken, by whomever.
   std::size_t (*memory_used)(int device);
   /// Which device and stream (a cudaStream_t) the calls of this thread use from now on.

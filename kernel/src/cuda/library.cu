@@ -29,7 +29,11 @@ const Kernels<T>* all_kernels() {
 
 int device_count() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorNoDevice) return 0;
+  check(status,
+        "no usable GPU (is the driver missing or older than the CUDA of this build, or did a process with CUDA fork?)");
+  return count;
 }
 
 template <class T, class Sum>
