@@ -201,8 +201,8 @@ NB_MODULE(_engine, module) {
           "centers, `exchange` has methods forward(rows), which copies the rows of centers to their ghosts, and\n"
           "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
           "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
-          "A `list` other than 0 says that species and neighbour list are those of the call before with the same number: a\n"
-          "device keeps them.\n"
+          "A `list` other than 0 says that species and neighbour list are those of the call before with the same number:\n"
+          "they are not checked again, and a device keeps them.\n"
           "Raises ValueError for indices out of range and for neighbours without features,\n"
           "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),

@@ -68,6 +68,14 @@ void check_neighbors_have_features(const EngineInput& input) {
   }
 }
 
+/// The list of EngineInput::list that was checked last, by itself and for these sizes and this way to get features.
+struct CheckedList {
+  int64_t number = 0, n_atoms = 0, n_centers = 0;
+  bool exchanges = false;
+
+  bool operator==(const CheckedList&) const = default;
+};
+
 /// First center whose energy is not finite, or -1.
 int64_t first_fault(const EngineInput& input, const EngineOutput& output) {
   for (int64_t i = 0; i < input.n_centers; ++i) {
@@ -273,6 +281,7 @@ struct Engine::State {
   std::unique_ptr<ThreadPool> pool;
   pid_t owner;      // process that started the pool
   std::mutex busy;  // the working arrays serve one call at a time
+  CheckedList checked;
 
   State(const ModelFile& file, const EngineOptions& options)
       : metadata(file.metadata_text),
@@ -353,9 +362,14 @@ std::string Engine::instruction_set() const {
 }
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
-  check_input(input, static_cast<int64_t>(state_->species.size()));
-  if (n_layers() > 1) check_neighbors_have_features(input);
   const std::lock_guard<std::mutex> lock(state_->busy);
+  const CheckedList list{input.list, input.n_atoms, input.n_centers, input.exchange != nullptr};
+  if (input.list == 0 || list != state_->checked) {
+    state_->checked = {};
+    check_input(input, static_cast<int64_t>(state_->species.size()));
+    if (n_layers() > 1) check_neighbors_have_features(input);
+    state_->checked = list;
+  }
   state_->backend->compute(input, output, state_->threads());
   check_output(input, output);
 }
