@@ -10,6 +10,7 @@ from pathlib import Path
 EMULATED_DEVICE = "libtesseral_cuda_emulated.so"
 KERNEL = Path(__file__).parent.parent / "kernel"
 FLAGS = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"]
+FLAGS += ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]  # reads of many bytes at once, as on a GPU
 DEFINITIONS = ["-DTESSERAL_ISA=cuda", "-DTESSERAL_SCALAR", f"-I{KERNEL / 'include'}"]
 
 

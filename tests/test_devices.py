@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from mace_networks import arguments, random_network
 from model_contract import ARGUMENTS, crystal, graph, loss, spline_table
-from operator_checks import compiled, here, on_each_device
+from operator_checks import DTYPES, TOLERANCE, assert_close, compiled, here, on_each_device, random
 from pretended_device import PRETENDED, Distant, PretendedDevice
 
 from tesseral.models.config import TrainingConfig
@@ -204,6 +204,44 @@ def test_tables_are_read_again_when_they_change() -> None:
     message["terms"][0, 2] = 1
     with pytest.raises(ValueError, match=r"terms\[0\] names harmonic 1"):
         compiled.message(**message)
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_may_begin_anywhere_in_memory(dtype: torch.dtype) -> None:
+    """Parameters may be views of one array of all."""
+    species, table = torch.tensor([0, 2, 1, 1, 0]), symmetric_basis(2, 3)
+    tree, roots = torch.tensor(table.tree), torch.tensor(table.roots)
+    cases = [
+        (lambda x, w: compiled.mix(x, w, species), (5, 6, 9), (3, 3, 6, 16)),
+        (lambda x, w: compiled.map_rows(x, w, [0, 1], species), (5, 4, 16), (3, 2, 16, 16)),
+        (lambda a, c: compiled.symmetric_product(a, c, species, tree, roots), (5, 9, 16), (3, len(table.tree), 16)),
+    ]
+    for function, *shapes in cases:
+        found = []
+        for place in (lambda tensor: tensor, at_odd_address):
+            inputs = [place(random(shape, dtype, n)).requires_grad_(True) for n, shape in enumerate(shapes)]
+            value = function(*inputs)
+            found.append([value, *torch.autograd.grad(value, inputs, place(random(tuple(value.shape), dtype, 2)))])
+        for actual, expected in zip(found[1], found[0], strict=True):
+            assert_close(actual, expected, TOLERANCE[dtype])
+
+
+def at_odd_address(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers where 16 bytes cannot be read at once."""
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
+    view = memory[1:].view(tensor.shape).copy_(tensor)
+    assert view.is_contiguous() and view.data_ptr() % 16 != 0
+    return view
+
+
+@on_each_device
+def test_mixing_to_no_channels() -> None:
+    features, weights = torch.ones(2, 4, 4, requires_grad=True), torch.zeros(2, 2, 4, 0, requires_grad=True)
+    mixed = compiled.mix(features, weights, torch.tensor([0, 1]))
+    assert mixed.shape == (2, 4, 0)
+    gradients = torch.autograd.grad(mixed.sum(), [features, weights])
+    assert not gradients[0].any() and gradients[1].shape == weights.shape
 
 
 # ---- models ----

@@ -211,7 +211,7 @@ def test_input_is_checked(default_model, device):
 
 
 def test_a_list_is_kept_while_its_number_stays(default_model, device):
-    """Only a device relies on the number; the processor reads every list."""
+    """By a device; the processor reads it in every call."""
     engine, atoms = Engine(str(default_model), "float64", device=device), structures()["small cell"]
     indices, edges, shifts = graph(atoms, SPECIES, 4.5)
     moved = atoms.positions + np.random.default_rng(5).normal(0, 0.05, atoms.positions.shape)

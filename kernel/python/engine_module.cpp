@@ -7,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <future>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -238,9 +239,9 @@ NB_MODULE(_engine, module) {
           "centers, `exchange` has methods forward(rows), which copies the rows of centers to their ghosts, and\n"
           "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
           "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
-          "A `list` other than 0 says that species and neighbour list are those of the call before with the same number: a\n"
-          "device keeps them. With None for first, neighbors and shifts the list is that of `set_list`; all atoms are\n"
-          "centers.\n"
+          "A `list` other than 0 says that species and neighbour list are those of the call before with the same number:\n"
+          "they are not checked again, and a device keeps them. With None for first, neighbors and shifts the list is that\n"
+          "of `set_list`; all atoms are centers.\n"
           "Raises ValueError for indices out of range and for neighbours without features,\n"
           "RuntimeError naming the atom for non-finite results.")
       .def("compute_batch", &compute_batch, nb::arg("positions"), nb::arg("species"), nb::arg("first"), nb::arg("neighbors"),
@@ -289,9 +290,13 @@ NB_MODULE(_engine, module) {
         if (instructions.rfind("cuda", 0) == 0) {
           const int device = tesseral::device_number(instructions);
           const tesseral::CudaLibrary& library = tesseral::cuda_library();
-          library.use(device, nullptr);
-          return precision_of(dtype) == Precision::float64 ? library.kernels_float64->multiply_adds_per_second()
-                                                           : library.kernels_float32->multiply_adds_per_second();
+          const bool wide = precision_of(dtype) == Precision::float64;
+          const auto measure = [&] {
+            library.use(device, nullptr);
+            return wide ? library.kernels_float64->multiply_adds_per_second()
+                        : library.kernels_float32->multiply_adds_per_second();
+          };
+          return std::async(std::launch::async, measure).get();  // this thread stays on its device
         }
         const InstructionSet set = instruction_set_named(instructions);
         return precision_of(dtype) == Precision::float64 ? kernels_for<double>(set).multiply_adds_per_second()

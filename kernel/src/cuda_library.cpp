@@ -53,7 +53,7 @@ const CudaLibrary& cuda_library() {
         "device cuda: the CUDA library belongs to another version of tesseral: install the package anew");
   }
   if (library->device_count() == 0) {
-    throw std::runtime_error("device cuda: there is no NVIDIA GPU here that its driver makes usable; choose device cpu");
+    throw std::runtime_error("device cuda: there is no NVIDIA GPU here; choose device cpu");
   }
   loaded = library;
   return *loaded;

@@ -73,6 +73,14 @@ void check_neighbors_have_features(const EngineInput& input) {
   }
 }
 
+/// The list of EngineInput::list that was checked last, by itself and for these sizes and this way to get features.
+struct CheckedList {
+  int64_t number = 0, n_atoms = 0, n_centers = 0;
+  bool exchanges = false;
+
+  bool operator==(const CheckedList&) const = default;
+};
+
 /// First center whose energy is not finite, or -1.
 int64_t first_fault(const EngineInput& input, const EngineOutput& output) {
   for (int64_t i = 0; i < input.n_centers; ++i) {
@@ -233,10 +241,10 @@ class TypedBackend : public EngineBackend {
   }
 };
 
-/// The CUDA library; what it lacks is a fault of the options, not of the model file.
-const CudaLibrary& device_library() {
+/// How many devices there are; what CUDA lacks is a fault of the options, not of the model file.
+int count_devices() {
   try {
-    return cuda_library();
+    return cuda_library().device_count();
   } catch (const std::runtime_error& error) {
     throw std::invalid_argument(error.what());
   }
@@ -249,7 +257,7 @@ template <class T, class Sum>
 std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, InstructionSet set, int device,
                                             DeviceBackend<T> CudaLibrary::* on_device) {
   if (device < 0) return std::make_unique<TypedBackend<T, Sum>>(file, set);
-  return (device_library().*on_device)(read_engine_parameters<T>(file), device);
+  return (cuda_library().*on_device)(read_engine_parameters<T>(file), device);
 }
 
 std::unique_ptr<EngineBackend> make_backend(const ModelFile& file, const EngineOptions& options, InstructionSet set) {
@@ -278,6 +286,7 @@ struct Engine::State {
   std::unique_ptr<ThreadPool> pool;
   pid_t owner;      // process that started the pool
   std::mutex busy;  // the working arrays serve one call at a time
+  CheckedList checked;
 
   State(const ModelFile& file, const EngineOptions& options)
       : metadata(file.metadata_text),
@@ -312,7 +321,7 @@ int device_number(const std::string& name) {
   if (digits.empty() || digits.size() > 3 || digits.find_first_not_of("0123456789") != std::string::npos) {
     throw std::invalid_argument("device '" + name + "' is unknown: choose cpu, cuda or cuda:N");
   }
-  const int number = std::stoi(digits), count = device_library().device_count();
+  const int number = std::stoi(digits), count = count_devices();
   if (number < count) return number;
   throw std::invalid_argument("device '" + name + "' does not exist: there are " + std::to_string(count) +
                               ", the first is cuda:0");
@@ -371,9 +380,14 @@ std::vector<ProfileRow> Engine::take_profile() {
 }
 
 void Engine::compute(const EngineInput& input, const EngineOutput& output) {
-  check_input(input, static_cast<int64_t>(state_->species.size()), state_->backend->on_device());
-  if (n_layers() > 1) check_neighbors_have_features(input);
   const std::lock_guard<std::mutex> lock(state_->busy);
+  const CheckedList list{input.list, input.n_atoms, input.n_centers, input.exchange != nullptr};
+  if (input.list == 0 || list != state_->checked) {
+    state_->checked = {};
+    check_input(input, static_cast<int64_t>(state_->species.size()), state_->backend->on_device());
+    if (n_layers() > 1) check_neighbors_have_features(input);
+    state_->checked = list;
+  }
   state_->backend->compute(input, output, state_->threads());
   check_output(input, output);
 }

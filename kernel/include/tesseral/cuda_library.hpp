@@ -13,8 +13,8 @@ namespace tesseral {
 
 /// What the library gives. Functions throw std::runtime_error with the message of CUDA.
 struct CudaLibrary {
-  int layout;  // cuda_library_layout of the headers it was compiled with
-  int (*device_count)();
+  int layout;             // cuda_library_layout of the headers it was compiled with
+  int (*device_count)();  // 0 where CUDA runs but finds none
   /// Bytes of a device that are taken, by whomever.
   std::size_t (*memory_used)(int device);
   /// Bytes of a device's memory that a copy within it reads and writes per second, measured in about 0.1 s.
@@ -31,7 +31,7 @@ struct CudaLibrary {
 };
 
 /// Changes with everything that a library and its users must agree on.
-constexpr int cuda_library_layout = 3;
+constexpr int cuda_library_layout = 4;
 
 /// The library, loaded at the first call. Throws std::runtime_error that says what is missing: the library (a build without
 /// nvcc), the driver or a device.

@@ -58,8 +58,8 @@ struct EngineInput {
   const NeighborRow* rows = nullptr;    // [n_centers]; null: the list of Engine::set_list, where all atoms are centers
   int32_t index_bits = 0x7fffffff;      // bits of a neighbour that hold the atom index
   FeatureExchange* exchange = nullptr;  // models with several layers need one where neighbours are not centers
-  // names species and rows: those of a call with the number of the call before are the same, and need not be copied to a
-  // device again; 0: unknown
+  // names species and rows: those of a call with the number of the call before are the same, and need not be checked nor
+  // copied to a device again; 0: unknown
   int64_t list = 0;
 
   /// Species of an atom that the model leaves out: no energy, no forces, nobody's neighbour.

@@ -249,6 +249,7 @@ struct Kernels {
   // gradient [E,3] of <G, Y>; with tangents: its derivative along them
   void (*harmonics_gradient)(const HarmonicConstants<T>&, const T* vectors, const T* tangents, const T* G, Range, T* out);
   // R, R', R'' [E,Q]; tables [E] of a spline, or null
+  // `second` may be null
   void (*radial)(const RadialBasis<T>&, const T* distances, const int64_t* tables, Range, T* value, T* first, T* second);
   // energy, first and second derivative [E] of the repulsion of pairs with strength (eV Å) and 1/screening length (1/Å)
   void (*repulsion)(const Repulsion&, const T* distances, const T* strength, const T* inverse_screening, Range, T* value,

@@ -49,7 +49,8 @@ __device__ inline void add_numbers(T* target, const T (&amount)[n]) {
   TESSERAL_UNROLL
   for (int c = 0; c < n; ++c) atomicAdd(target + c, amount[c]);
 }
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// of CUDA 12.1
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && (__CUDACC_VER_MAJOR__ > 12 || __CUDACC_VER_MINOR__ >= 1)
 __device__ inline void add_numbers(float* target, const float (&amount)[2]) {
   atomicAdd(reinterpret_cast<float2*>(target), float2{amount[0], amount[1]});
 }

@@ -17,13 +17,13 @@ namespace tesseral::cuda {
 constexpr int warp_size = 32;
 constexpr unsigned all_lanes = 0xffffffffu;
 
+/// Bytes of shared memory that a block may have on every GPU that is supported, beside 3 kB with fixed places.
+constexpr std::size_t most_shared_bytes = 96 * 1024;
+
 #ifndef TESSERAL_EMULATE
-/// Lets a kernel have so much shared memory. What was allowed before stays: a graph may launch the kernel with more.
-inline void allow_shared_bytes(const void* kernel, int bytes) {
-  cudaFuncAttributes attributes{};
-  check(cudaFuncGetAttributes(&attributes, kernel), "shared memory");
-  if (attributes.maxDynamicSharedSizeBytes >= bytes) return;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
+inline void allow_shared_bytes(const void* kernel) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most_shared_bytes)),
+        "shared memory");
 }
 #endif
 
@@ -33,6 +33,10 @@ template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, std::size_t shared_bytes, Arguments... arguments) {
   if (blocks == 0) return;
   if (blocks > INT32_MAX) throw std::length_error("CUDA: a kernel over too many atoms or edges; use fewer at once");
+  if (shared_bytes > most_shared_bytes) {
+    throw std::length_error("CUDA: a kernel needs " + std::to_string(shared_bytes) + " bytes of a block's shared memory, " +
+                            std::to_string(most_shared_bytes) + " are there; the model is too large");
+  }
 #ifdef TESSERAL_EMULATE
   profiled(current_label(), [&] {
     emulation::submit(current_stream(), [=] {
@@ -41,7 +45,8 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, std::siz
     });
   });
 #else
-  if (shared_bytes > 48 * 1024) allow_shared_bytes(reinterpret_cast<const void*>(kernel), static_cast<int>(shared_bytes));
+  // beyond 48 kB with those of fixed places: to be allowed, once for all sizes
+  if (shared_bytes > 44 * 1024) allow_shared_bytes(reinterpret_cast<const void*>(kernel));
   cudaLaunchConfig_t configuration{};
   configuration.gridDim = static_cast<unsigned>(blocks);
   configuration.blockDim = static_cast<unsigned>(threads);
@@ -51,9 +56,6 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, std::siz
            [&] { check(cudaLaunchKernelEx(&configuration, kernel, static_cast<Parameters>(arguments)...), "launch"); });
 #endif
 }
-
-/// Bytes of shared memory that a block may have on every GPU that is supported.
-constexpr std::size_t most_shared_bytes = 96 * 1024;
 
 /// Blocks of `size` that cover n.
 constexpr int64_t blocks_for(int64_t n, int64_t size) {
@@ -109,15 +111,17 @@ class DeviceArray {
     if (data_) cudaFree(data_);
   }
 
-  /// Makes room for so many; never shrinks.
+  /// Makes room for so many; never shrinks. What grows once may grow again by a little, such as a neighbour list: it gets
+  /// some more, as waiting for the device and for new memory is slow.
   void resize(std::size_t size) {
+    if (size > capacity_) {
+      const std::size_t room = capacity_ > 0 ? size + size / 8 : size;
+      size_ = capacity_ = 0;
+      if (data_) check(cudaFree(std::exchange(data_, nullptr)), "free");
+      check(cudaMalloc(reinterpret_cast<void**>(&data_), room * sizeof(T)), "memory");
+      capacity_ = room;
+    }
     size_ = size;
-    if (size <= capacity_) return;
-    if (data_) check(cudaFree(data_), "free");
-    data_ = nullptr;
-    capacity_ = 0;
-    check(cudaMalloc(reinterpret_cast<void**>(&data_), size * sizeof(T)), "memory");
-    capacity_ = size;
   }
   /// In the order of the current stream; `source` may be changed when this returns, unless it is pinned.
   void upload(const T* source, std::size_t size) {

@@ -38,6 +38,10 @@ class CudaBackend : public EngineBackend {
     p_.density.radial = on_device_.radial.basis;
     wait();  // copies of parameters in the default stream
   }
+  ~CudaBackend() override {
+    last_scope_.emplace();
+    cudaSetDevice(device_);  // may fail at the end of the process
+  }
 
   int n_channels() const override { return p_.n_channels; }
   int n_layers() const override { return p_.n_layers(); }
@@ -89,6 +93,7 @@ class CudaBackend : public EngineBackend {
   }
 
  private:
+  std::optional<DeviceScope> last_scope_;  // while the other members are freed
   EngineParameters<T> p_;
   int device_;
   const Kernels<T>& kernels_;

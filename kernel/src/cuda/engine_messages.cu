@@ -28,9 +28,9 @@ template <class T>
 void DeviceMessages<T>::set_radial(const DeviceMessage<T>& message) {
   const Label label("radial functions");
   const std::size_t size = edges_->distances.size() * static_cast<std::size_t>(message.shape.n_radial);
-  for (auto* array : {&radial_, &slopes_, &bends_}) array->resize(size);
+  for (auto* array : {&radial_, &slopes_}) array->resize(size);
   kernels_.radial(message.radial.basis, edges_->distances.data(), message.radial.by_pair() ? edges_->tables.data() : nullptr,
-                  all_edges(), radial_.data(), slopes_.data(), bends_.data());
+                  all_edges(), radial_.data(), slopes_.data(), nullptr);
 }
 
 template <class T>

@@ -22,7 +22,7 @@ class DeviceMessages {
   const EngineParameters<T>& p_;
   const Kernels<T>& kernels_;
   DeviceEdges<T>* edges_ = nullptr;
-  DeviceArray<T> harmonics_, radial_, slopes_, bends_;  // [listed, LM], [listed, Q]
+  DeviceArray<T> harmonics_, radial_, slopes_;  // [listed, LM], [listed, Q]
   DeviceArray<T> by_harmonics_, by_radial_, more_gradients_;
   DeviceArray<T> mixed_, dmixed_;  // [n, message outputs, row], where they are mixed
 

@@ -1,5 +1,5 @@
+#include "channels.hpp"
 #include "engine_rows.hpp"
-#include "kernels.hpp"
 
 namespace tesseral::cuda {
 namespace {
@@ -22,16 +22,24 @@ __global__ void mark(int64_t n, const unsigned char* absent, const unsigned char
   }
 }
 
+/// One warp: one atom.
 template <class T>
 __global__ void constants_added(int64_t n, const int64_t* species, const T* constants, int row, T* rows, int64_t stride) {
-  const int64_t k = global_thread();
-  if (k < n * row) rows[k / row * stride + k % row] += constants[species[k / row] * row + k % row];
+  const int64_t i = global_thread() / warp_size;
+  if (i >= n) return;
+  constants += species[i] * row;
+  rows += i * stride;
+  for (int k = lane_of_warp(); k < row; k += warp_size) rows[k] += constants[k];
 }
 
+/// One warp: one atom.
 template <class T>
 __global__ void copied(int64_t n, const T* x, int64_t stride, const T* numbers, int row, T factor, T* out) {
-  const int64_t k = global_thread();
-  if (k < n * stride) out[k] = x[k] + (k % stride < row ? factor * numbers[k % stride] : T(0));
+  const int64_t i = global_thread() / warp_size;
+  if (i >= n) return;
+  x += i * stride;
+  out += i * stride;
+  for (int k = lane_of_warp(); k < stride; k += warp_size) out[k] = x[k] + (k < row ? factor * numbers[k] : T(0));
 }
 
 /// One thread: the sum of one center in one layer.
@@ -46,10 +54,14 @@ __global__ void sums_of(Normalisers<T> all, int64_t begin, int64_t n, const int6
   all.sums[layer * all.n_centers + begin + i] = sum;
 }
 
+/// One warp: one center.
 template <class T>
 __global__ void divided(const T* sums, int64_t n, T* A, int size) {
-  const int64_t k = global_thread();
-  if (k < n * size) A[k] /= sums[k / size];
+  const int64_t i = global_thread() / warp_size;
+  if (i >= n) return;
+  const T sum = sums[i];
+  A += i * size;
+  for (int k = lane_of_warp(); k < size; k += warp_size) A[k] /= sum;
 }
 
 /// One warp: one center.
@@ -59,12 +71,12 @@ __global__ void gradients_of(const T* sums, T* adjoints, int64_t n, const T* A, 
   if (i >= n) return;
   const T factor = T(1) / sums[i];
   T sum = 0;
-  for (int64_t k = i * size + threadIdx.x % warp_size; k < (i + 1) * size; k += warp_size) {
+  for (int64_t k = i * size + lane_of_warp(); k < (i + 1) * size; k += warp_size) {
     sum += dA[k] * A[k];
     dA[k] *= factor;
   }
   sum = warp_sum(sum);
-  if (threadIdx.x % warp_size == 0) adjoints[i] = -sum * factor;
+  if (lane_of_warp() == 0) adjoints[i] = -sum * factor;
 }
 
 /// One thread: one input of one center.
@@ -92,11 +104,11 @@ void mark_energies(const DeviceAtoms& atoms, double* energies, uint64_t first_nu
 
 template <class T>
 void add_constants(int64_t n, const int64_t* species, const T* constants, int row, T* rows, int64_t stride) {
-  launch(constants_added<T>, blocks_for(n * row, threads), threads, 0, n, species, constants, row, rows, stride);
+  launch(constants_added<T>, blocks_for(n, threads / warp_size), threads, 0, n, species, constants, row, rows, stride);
 }
 template <class T>
 void copy_and_add(int64_t n, const T* x, int64_t stride, const T* numbers, int row, T factor, T* out) {
-  launch(copied<T>, blocks_for(n * stride, threads), threads, 0, n, x, stride, numbers, row, factor, out);
+  launch(copied<T>, blocks_for(n, threads / warp_size), threads, 0, n, x, stride, numbers, row, factor, out);
 }
 
 template <class T>
@@ -105,7 +117,7 @@ void Normalisers<T>::set(int64_t begin, int64_t n, const int64_t* species, const
 }
 template <class T>
 void Normalisers<T>::divide(int layer, int64_t begin, int64_t n, T* A, int size) const {
-  launch(divided<T>, blocks_for(n * size, threads), threads, 0, sums + layer * n_centers + begin, n, A, size);
+  launch(divided<T>, blocks_for(n, threads / warp_size), threads, 0, sums + layer * n_centers + begin, n, A, size);
 }
 template <class T>
 void Normalisers<T>::take_gradient(int layer, int64_t begin, int64_t n, const T* A, T* dA, int size) const {

@@ -113,6 +113,8 @@ TESSERAL_INLINE constexpr int harmonics_of(int l_max) {
 template <class Visit>
 void with_l_max(int l_max, Visit visit) {
   switch (l_max) {
+    case 0:
+      return visit(std::integral_constant<int, 0>());
     case 1:
       return visit(std::integral_constant<int, 1>());
     case 2:

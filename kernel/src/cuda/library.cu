@@ -1,6 +1,7 @@
 // What the library exports: the table of its functions.
 #include <memory>
 
+#include "device_scope.hpp"
 #include "engine.hpp"
 #include "kernels.hpp"
 #include "peak.hpp"
@@ -29,7 +30,11 @@ const Kernels<T>* all_kernels() {
 
 int device_count() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorNoDevice) return 0;
+  check(status,
+        "no usable GPU (is the driver missing or older than the CUDA of this build, or did a process with CUDA fork?)");
+  return count;
 }
 
 template <class T, class Sum>
@@ -38,6 +43,7 @@ std::unique_ptr<EngineBackend> backend(const EngineParameters<T>& parameters, in
 }
 
 std::size_t memory_used(int device) {
+  const DeviceScope scope;
   std::size_t free = 0, total = 0;
   check(cudaSetDevice(device), "choice of the device");
   check(cudaMemGetInfo(&free, &total), "memory");

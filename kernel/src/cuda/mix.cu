@@ -133,6 +133,7 @@ MixArrays<T> mix_arrays(const MixShape<T>& shape, const T* weights, const T* sou
 
 template <class T>
 void mix(const MixShape<T>& shape, const T* features, const T* weights, Range range, T* out) {
+  if (shape.n_channels == 0) return;
   const ComponentList list(shape.l_max);
   const int64_t parts = blocks_for(shape.n_channels, 2 * vector_size<T>);
   MixLayout layout{};

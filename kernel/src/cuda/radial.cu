@@ -1,5 +1,6 @@
-// Radial functions and repulsion of edges by their distance, with two derivatives: one edge per thread. The radial functions
-// of a block's edges are collected in shared memory, one column per edge, and written from there as whole rows.
+// Radial functions and repulsion of edges by their distance, with one or two derivatives: one edge per thread. The radial
+// functions of a block's edges are collected in shared memory, one column per edge, and written from there as whole rows.
+#include "channels.hpp"
 #include "geometry.hpp"
 #include "tesseral/radial.hpp"
 #include "tesseral/repulsion.hpp"
@@ -9,34 +10,47 @@ namespace {
 
 constexpr int repulsion_threads = 128;
 
-template <class T>
+/// V: Dual<T> for the second derivative too.
+template <class T, class V>
 __global__ void functions(const __grid_constant__ RadialBasis<T> basis, const T* distances, const int64_t* tables, Range all,
                           EdgeBlocks blocks, T* value, T* first, T* second) {
-  using V = Dual<T>;
   const EdgesOfBlock edges(all, blocks.at_once);
   const int stride = blocks.stride, n_radial = basis.n_radial;
   V* R = shared_memory<V>();
   V* dR = R + n_radial * stride;
   if (edges.own < edges.count) {
     const int64_t e = edges.begin + edges.own;
-    radial_functions(basis, V{distances[e], T(1)}, tables ? tables + e : nullptr, Column<V>{R + edges.own, stride},
+    V r;
+    if constexpr (is_dual<V>) {
+      r = {distances[e], T(1)};
+    } else {
+      r = distances[e];
+    }
+    radial_functions(basis, r, tables ? tables + e : nullptr, Column<V>{R + edges.own, stride},
                      Column<V>{dR + edges.own, stride});
   }
   __syncthreads();
   const int64_t begin = edges.begin * n_radial;
   edges.for_entries_of_rows(n_radial, stride, [&](int at, int place) {
-    value[begin + at] = R[place].value;
-    first[begin + at] = dR[place].value;
-    second[begin + at] = dR[place].tangent;
+    value[begin + at] = value_of(R[place]);
+    first[begin + at] = value_of(dR[place]);
+    if constexpr (is_dual<V>) second[begin + at] = dR[place].tangent;
   });
+}
+
+template <class T, class V>
+void run_functions(const RadialBasis<T>& basis, const T* distances, const int64_t* tables, Range edges, T* value, T* first,
+                   T* second) {
+  const EdgeBlocks blocks(edges, 2 * sizeof(V) * static_cast<std::size_t>(basis.n_radial));
+  launch(functions<T, V>, blocks.count, blocks.threads, blocks.shared_bytes, basis, distances, tables, edges, blocks, value,
+         first, second);
 }
 
 template <class T>
 void radial(const RadialBasis<T>& basis, const T* distances, const int64_t* tables, Range edges, T* value, T* first,
             T* second) {
-  const EdgeBlocks blocks(edges, 2 * sizeof(Dual<T>) * static_cast<std::size_t>(basis.n_radial));
-  launch(functions<T>, blocks.count, blocks.threads, blocks.shared_bytes, basis, distances, tables, edges, blocks, value,
-         first, second);
+  if (second) return run_functions<T, Dual<T>>(basis, distances, tables, edges, value, first, second);
+  run_functions<T, T>(basis, distances, tables, edges, value, first, nullptr);
 }
 
 template <class T>

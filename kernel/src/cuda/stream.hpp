@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "device_scope.hpp"
+
 namespace tesseral::cuda {
 
 inline void check(cudaError_t status, const char* what) {
@@ -36,8 +38,7 @@ class DeviceStream {
   cudaStream_t stream_ = nullptr;
 };
 
-/// This thread works in a device's stream as long as the object lives, and then in the one before. The device stays the
-/// current one: going back would take memory of one that may not be in use.
+/// This thread works in a device's stream as long as the object lives, then on the device and in the stream before.
 class StreamScope {
  public:
   StreamScope(int device, cudaStream_t stream) : StreamScope(device) { current_stream() = stream; }
@@ -51,6 +52,7 @@ class StreamScope {
   StreamScope& operator=(const StreamScope&) = delete;
 
  private:
+  DeviceScope before_;
   cudaStream_t stream_;
 };
 

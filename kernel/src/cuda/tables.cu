@@ -15,12 +15,15 @@ const void* bytes_on_device(const void* source, std::size_t bytes) {
   int device = 0;
   check(cudaGetDevice(&device), "device");
   const auto* text = static_cast<const char*>(source);
-  DeviceArray<char>& copy = copies[{device, std::string(text, bytes)}];
-  if (copy.size() != bytes) {
+  const std::pair key(device, std::string(text, bytes));
+  auto found = copies.find(key);
+  if (found == copies.end()) {
+    DeviceArray<char> copy;
     copy.upload(text, bytes);
     check(cudaStreamSynchronize(current_stream()), "wait");  // other streams may use it next
+    found = copies.emplace(key, std::move(copy)).first;
   }
-  return copy.data();
+  return found->second.data();
 }
 
 }  // namespace tesseral::cuda

@@ -147,7 +147,7 @@ void radial(const RadialBasis<T>& basis, const T* distances, const int64_t* tabl
         const int64_t at = pack.edge[lane] * basis.n_radial + q;
         value[at] = R[q].value[lane];
         first[at] = dR[q].value[lane];
-        second[at] = dR[q].tangent[lane];
+        if (second) second[at] = dR[q].tangent[lane];
       }
     }
   });
