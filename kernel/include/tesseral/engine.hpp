@@ -56,7 +56,7 @@ struct EngineInput {
   const double* positions = nullptr;    // [n_atoms, 3]
   const int32_t* species = nullptr;     // [n_atoms] index into the model's species; absent: not in the model
   const NeighborRow* rows = nullptr;    // [n_centers]; null: the list of Engine::set_list, where all atoms are centers
-  int32_t index_bits = 0x7fffffff;      // bits of a neighbour that hold the atom index
+  int32_t index_bits = all_index_bits;  // bits of a neighbour that hold the atom index
   FeatureExchange* exchange = nullptr;  // models with several layers need one where neighbours are not centers
   // names species and rows: those of a call with the number of the call before are the same, and need not be checked nor
   // copied to a device again; 0: unknown
@@ -64,6 +64,7 @@ struct EngineInput {
 
   /// Species of an atom that the model leaves out: no energy, no forces, nobody's neighbour.
   static constexpr int32_t absent = -1;
+  static constexpr int32_t all_index_bits = 0x7fffffff;
 };
 
 /// Results, overwritten; eV, eV/Å. g_ij = dE/dr_ij is the derivative of the total energy by an edge of center i: that of

@@ -1,4 +1,6 @@
 // One warp works on one center; its lanes take the edges in turn.
+#include <algorithm>
+
 #include "engine_edges.hpp"
 #include "kernels.hpp"
 #include "scan.hpp"
@@ -175,43 +177,75 @@ __global__ void sum_forces(int64_t n_centers, const int64_t* first, const int64_
 
 }  // namespace
 
+namespace {
+
+/// Whether the caller's rows are one after the other in arrays that can be copied as they are.
+bool in_one_piece(const EngineInput& input, const std::vector<int64_t>& bounds, bool shifted) {
+  if (input.index_bits != EngineInput::all_index_bits) return false;
+  const NeighborRow& start = input.rows[0];
+  for (int64_t i = 0; i < input.n_centers; ++i) {
+    const NeighborRow& row = input.rows[i];
+    const int64_t begin = bounds[static_cast<std::size_t>(i)];
+    if (row.first_atom != 0 || row.neighbors != start.neighbors + begin) return false;
+    if (shifted && row.shifts != start.shifts + 3 * begin) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 void DeviceList::upload(const EngineInput& input, DeviceAtoms& atoms) {
   const bool given = input.rows || input.n_centers == 0;
   if (!given && (!found || first.size() != static_cast<std::size_t>(input.n_centers) + 1)) {
     throw std::invalid_argument("Engine.compute: there is no neighbour list of " + std::to_string(input.n_centers) +
                                 " atoms on the device");
   }
-  std::vector<int64_t> species;
-  std::vector<unsigned char> absent;
-  for (int64_t i = 0; i < input.n_atoms; ++i) {
-    absent.push_back(input.species[i] == EngineInput::absent);
-    species.push_back(absent.back() ? 0 : input.species[i]);
+  const auto n_atoms = static_cast<std::size_t>(input.n_atoms);
+  std::vector<int64_t> species(n_atoms);
+  std::vector<unsigned char> absent(n_atoms);
+  for (std::size_t i = 0; i < n_atoms; ++i) {
+    absent[i] = input.species[i] == EngineInput::absent;
+    species[i] = absent[i] ? 0 : input.species[i];
   }
   atoms.species.upload(species.data(), species.size());
   atoms.absent.upload(absent.data(), absent.size());
   if (!given) return;
   found = false;
   std::vector<int64_t> bounds(static_cast<std::size_t>(input.n_centers) + 1, 0);
-  std::vector<int32_t> indices;
-  std::vector<double> vectors;
   bool shifted = false;
-  for (int64_t i = 0; i < input.n_centers; ++i) shifted = shifted || input.rows[i].shifts;
   for (int64_t i = 0; i < input.n_centers; ++i) {
-    const NeighborRow& row = input.rows[i];
-    for (int32_t e = 0; e < row.count; ++e) {
-      indices.push_back(row.first_atom + (row.neighbors[e] & input.index_bits));
-    }
-    if (shifted && row.shifts) {
-      vectors.insert(vectors.end(), row.shifts, row.shifts + 3 * static_cast<int64_t>(row.count));
-    } else if (shifted) {
-      vectors.insert(vectors.end(), 3 * static_cast<std::size_t>(row.count), 0.0);
-    }
-    bounds[static_cast<std::size_t>(i) + 1] = static_cast<int64_t>(indices.size());
+    const auto n = static_cast<std::size_t>(i);
+    bounds[n + 1] = bounds[n] + input.rows[i].count;
+    shifted = shifted || input.rows[i].shifts;
   }
   listed = bounds.back();
   first.upload(bounds.data(), bounds.size());
-  neighbors.upload(indices.data(), indices.size());
-  shifts.upload(vectors.data(), vectors.size());
+  if (listed > 0 && in_one_piece(input, bounds, shifted)) {
+    neighbors.upload(input.rows[0].neighbors, static_cast<std::size_t>(listed));
+    shifts.upload(input.rows[0].shifts, shifted ? 3 * static_cast<std::size_t>(listed) : 0);
+  } else {
+    upload_rows(input, bounds, shifted);
+  }
+}
+
+void DeviceList::upload_rows(const EngineInput& input, const std::vector<int64_t>& bounds, bool shifted) {
+  host_neighbors_.resize(static_cast<std::size_t>(listed));
+  host_shifts_.resize(shifted ? 3 * static_cast<std::size_t>(listed) : 0);
+  for (int64_t i = 0; i < input.n_centers; ++i) {
+    const NeighborRow& row = input.rows[i];
+    const int64_t begin = bounds[static_cast<std::size_t>(i)];
+    int32_t* indices = host_neighbors_.data() + begin;
+    for (int32_t e = 0; e < row.count; ++e) indices[e] = row.first_atom + (row.neighbors[e] & input.index_bits);
+    if (!shifted) continue;
+    double* vectors = host_shifts_.data() + 3 * begin;
+    if (row.shifts) {
+      std::copy_n(row.shifts, 3 * int64_t{row.count}, vectors);
+    } else {
+      std::fill_n(vectors, 3 * int64_t{row.count}, 0.0);
+    }
+  }
+  neighbors.upload(host_neighbors_.data(), host_neighbors_.size());
+  shifts.upload(host_shifts_.data(), host_shifts_.size());
 }
 
 template <class T>

@@ -2,6 +2,8 @@
 // into forces.
 #pragma once
 
+#include <vector>
+
 #include "device.hpp"
 #include "tesseral/engine_atoms.hpp"
 
@@ -27,6 +29,13 @@ struct DeviceList {
 
   /// Copies the list, unless it was found here, and the species to the atoms.
   void upload(const EngineInput& input, DeviceAtoms& atoms);
+
+ private:
+  // kept, because fresh memory of this size takes longer than the copy
+  std::vector<int32_t> host_neighbors_;
+  std::vector<double> host_shifts_;
+
+  void upload_rows(const EngineInput& input, const std::vector<int64_t>& bounds, bool shifted);
 };
 
 /// Numbers that the repulsion of a pair of species needs: [S, S] each.
