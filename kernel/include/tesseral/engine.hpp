@@ -146,7 +146,8 @@ class Engine {
   /// For neighbour lists that are searched on the engine's device and never seen by the processor. Without a device they
   /// throw std::invalid_argument; std::runtime_error for a fault of the device.
   ///
-  /// Copies positions [n_atoms, 3] and a cell [3, 3] to the device; what it returns is valid until the next call.
+  /// Copies positions [n_atoms, 3] and a cell [3, 3] to the device; what it returns is valid until the next call. The
+  /// calling thread works on the engine's device from then on, so that a search does, until set_list or compute.
   DevicePoints upload_points(int64_t n_atoms, const double* positions, const double* cell);
   /// Makes pairs of n_atoms atoms, which may be freed afterwards, the list of calls without EngineInput::rows, until a call
   /// has rows; rows in ascending order of neighbours and shifts, whatever the order of the pairs. Such a call's number

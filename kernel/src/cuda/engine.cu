@@ -48,6 +48,7 @@ class CudaBackend : public EngineBackend {
   int64_t feature_row() const override { return p_.feature_row(); }
 
   void compute(const EngineInput& input, const EngineOutput& output, ThreadPool&) override {
+    search_scope_.reset();  // of a search that failed
     const StreamScope scope(device_, stream_.get());
     const ProfileScope profile_scope(profile_ ? &*profile_ : nullptr);
     input_ = &input;
@@ -78,14 +79,19 @@ class CudaBackend : public EngineBackend {
 
   bool on_device() const override { return true; }
   DevicePoints upload_points(int64_t n_atoms, const double* positions, const double* cell) override {
+    search_scope_.emplace();
+    check(cudaSetDevice(device_), "choice of the device");
     const StreamScope scope(device_);
     return found_list_.upload_points(n_atoms, positions, cell);
   }
   void set_list(int64_t n_atoms, const DevicePairs& pairs, const double* cell) override {
-    const StreamScope scope(device_);
-    list_number_ = 0;
-    graph_.begin();  // arrays may grow
-    found_list_.set(n_atoms, pairs, cell, list_);
+    {
+      const StreamScope scope(device_);
+      list_number_ = 0;
+      graph_.begin();  // arrays may grow
+      found_list_.set(n_atoms, pairs, cell, list_);
+    }
+    search_scope_.reset();
   }
   void set_cell(const double* cell) override {
     const StreamScope scope(device_);
@@ -109,6 +115,7 @@ class CudaBackend : public EngineBackend {
   DeviceAtoms atoms_;
   DeviceList list_;
   FoundList found_list_;
+  std::optional<DeviceScope> search_scope_;  // from the positions to the pairs
   int64_t list_number_ = 0;
   DeviceEdges<T> edges_;
   DeviceMessages<T> messages_;
