@@ -29,19 +29,20 @@ std::vector<int64_t> split_centers(const EngineInput& input, int n_threads) {
   return bounds;
 }
 
-/// total[n] = sum over threads of parts[thread][n]
-template <class Sum>
-void add_up(const std::vector<std::vector<Sum>>& parts, double* total) {
-  for (std::size_t n = 0; n < parts[0].size(); ++n) {
-    double sum = 0;
-    for (const auto& own : parts) sum += static_cast<double>(own[n]);
-    total[n] = sum;
-  }
-}
-
 /// Part of `size` things that a thread of a pool works on.
 Range share(int64_t size, int thread, int n_threads) {
   return {size * thread / n_threads, size * (thread + 1) / n_threads};
+}
+
+/// total[n] = sum over threads of parts[thread][n], for the share of one of them
+template <class Sum>
+void add_up(const std::vector<std::vector<Sum>>& parts, int thread, double* total) {
+  const Range own = share(static_cast<int64_t>(parts[0].size()), thread, static_cast<int>(parts.size()));
+  for (int64_t n = own.begin; n < own.end; ++n) {
+    double sum = 0;
+    for (const auto& part : parts) sum += static_cast<double>(part[static_cast<std::size_t>(n)]);
+    total[n] = sum;
+  }
 }
 
 /// The engine in one arithmetic; keeps its working arrays between calls.
@@ -59,7 +60,7 @@ class TypedBackend : public EngineBackend {
 
   /// Local models: the pass `last` alone. A center whose own environment is at fault is named before others that it reaches.
   void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) override {
-    prepare(input, output, pool);
+    prepare(input, pool);
     const int n_layers = parameters_.n_layers();
     int64_t fault = -1;
     for (int layer = 0; layer < n_layers - 1; ++layer) {
@@ -73,8 +74,10 @@ class TypedBackend : public EngineBackend {
       if (input.exchange) input.exchange->reverse(adjoints, feature_row());
       run(Kind::backward, layer, input, output, pool);
     }
-    add_up(forces_, output.forces);
-    if (output.neighbor_virials) add_up(neighbor_virials_, output.neighbor_virials);
+    pool.run([&](int thread) {
+      add_up(forces_, thread, output.forces);
+      if (output.neighbor_virials) add_up(neighbor_virials_, thread, output.neighbor_virials);
+    });
     if (fault >= 0) throw NonFiniteResult("energy", fault);
   }
 
@@ -94,7 +97,7 @@ class TypedBackend : public EngineBackend {
   std::vector<int64_t> bounds_;
   int64_t most_edges_ = -1;
 
-  void prepare(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) {
+  void prepare(const EngineInput& input, ThreadPool& pool) {
     int64_t most = 0;
     for (int64_t i = 0; i < input.n_centers; ++i) most = std::max<int64_t>(most, input.rows[i].count);
     const auto n = static_cast<std::size_t>(pool.size()), n_atoms = static_cast<std::size_t>(input.n_atoms);
@@ -120,19 +123,22 @@ class TypedBackend : public EngineBackend {
       normalisers_.resize(n_centers * static_cast<std::size_t>(n_layers()));
       normaliser_adjoints_.resize(normalisers_.size());
     }
-    pool.run([&](int thread) {
-      const auto t = static_cast<std::size_t>(thread);
-      forces_[t].assign(3 * n_atoms, Sum(0));
-      neighbor_virials_[t].assign(output.neighbor_virials ? 9 * n_atoms : 0, Sum(0));
-      adjoints_[t].resize(features_.size());
-      for (auto& own : adjoints_[t]) own.assign(n_features, T(0));
-      if (output.virials) std::fill(output.virials + 9 * bounds_[t], output.virials + 9 * bounds_[t + 1], 0.0);
-    });
+  }
+
+  /// What a thread adds to, and its atoms' virials: zeros before the first pass.
+  void clear(std::size_t t, const EngineInput& input, const EngineOutput& output) {
+    const auto n_atoms = static_cast<std::size_t>(input.n_atoms);
+    forces_[t].assign(3 * n_atoms, Sum(0));
+    neighbor_virials_[t].assign(output.neighbor_virials ? 9 * n_atoms : 0, Sum(0));
+    adjoints_[t].resize(features_.size());
+    for (auto& own : adjoints_[t]) own.assign(n_atoms * static_cast<std::size_t>(feature_row()), T(0));
+    if (output.virials) std::fill(output.virials + 9 * bounds_[t], output.virials + 9 * bounds_[t + 1], 0.0);
   }
 
   void run(Kind kind, int layer, const EngineInput& input, const EngineOutput& output, ThreadPool& pool) {
     pool.run([&](int thread) {
       const auto t = static_cast<std::size_t>(thread), n = static_cast<std::size_t>(layer);
+      if (layer == 0 && kind != Kind::backward) clear(t, input, output);
       const bool is_last = kind == Kind::last, separate = parameters_.hands_on();
       auto& own_features = separate ? own_features_ : features_;
       auto& own_adjoints = separate ? own_adjoints_ : adjoints_[t];
@@ -142,7 +148,7 @@ class TypedBackend : public EngineBackend {
                                .own_features = is_last ? nullptr : own_features[n].data(),
                                .before = layer > 0 ? features_[n - 1].data() : nullptr,
                                .own_before = layer > 0 ? own_features[n - 1].data() : nullptr,
-                               .adjoints = is_last ? nullptr : adjoints_[0][n].data(),
+                               .adjoints = kind == Kind::backward ? adjoints_[0][n].data() : nullptr,
                                .own_adjoints = separate && !is_last ? own_adjoints[n].data() : nullptr,
                                .adjoints_before = layer > 0 ? adjoints_[t][n - 1].data() : nullptr,
                                .own_adjoints_before = layer > 0 ? own_adjoints[n - 1].data() : nullptr,

@@ -1,5 +1,7 @@
 #include "tesseral/thread_pool.hpp"
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -10,14 +12,32 @@
 #include <vector>
 
 namespace tesseral {
+namespace {
+
+/// How long a thread that waits looks again before it sleeps: longer than it takes to wake one, and than what a call of the
+/// engine does on one thread between two runs.
+constexpr std::chrono::microseconds patience{100};
+
+/// Whether a condition becomes true soon; other threads that want the core get it meanwhile.
+template <class Condition>
+bool soon(const Condition& condition) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+}  // namespace
 
 struct ThreadPool::State {
   std::mutex mutex;
   std::condition_variable start, done;
   const std::function<void(int)>* body = nullptr;
-  unsigned long long generation = 0;
-  int running = 0;
-  bool stop = false;
+  std::atomic<unsigned long long> generation = 0;  // changed, as `stop`, with the mutex held
+  std::atomic<int> running = 0;
+  std::atomic<bool> stop = false;
   std::exception_ptr error;
   std::vector<std::thread> threads;
 
@@ -42,15 +62,18 @@ struct ThreadPool::State {
 
   void work(int thread) {
     unsigned long long seen = 0;
-    std::unique_lock<std::mutex> lock(mutex);
+    const auto called = [&] { return stop || generation != seen; };
     while (true) {
-      start.wait(lock, [&] { return stop || generation != seen; });
+      if (!soon(called)) {
+        std::unique_lock<std::mutex> lock(mutex);
+        start.wait(lock, called);
+      }
       if (stop) return;
       seen = generation;
-      lock.unlock();
       guarded(thread);
-      lock.lock();
-      if (--running == 0) done.notify_one();
+      if (--running > 0) continue;
+      const std::lock_guard<std::mutex> lock(mutex);  // or the caller might fall asleep after it looked, before this
+      done.notify_one();
     }
   }
 };
@@ -78,6 +101,7 @@ int ThreadPool::size() const {
 
 void ThreadPool::run(const std::function<void(int)>& body) {
   State& state = *state_;
+  const auto finished = [&] { return state.running == 0; };
   {
     const std::lock_guard<std::mutex> lock(state.mutex);
     state.body = &body;
@@ -87,8 +111,10 @@ void ThreadPool::run(const std::function<void(int)>& body) {
   }
   state.start.notify_all();
   state.guarded(0);
-  std::unique_lock<std::mutex> lock(state.mutex);
-  state.done.wait(lock, [&] { return state.running == 0; });
+  if (!soon(finished)) {
+    std::unique_lock<std::mutex> lock(state.mutex);
+    state.done.wait(lock, finished);
+  }
   if (state.error) std::rethrow_exception(state.error);
 }
 
