@@ -12,7 +12,6 @@ from tesseral.calculator.neighbors import (
     Edges,
     VerletList,
     bounding_cell,
-    heights,
     periodic_vectors,
 )
 
@@ -66,8 +65,8 @@ class DeviceVerletList(VerletList):
     def _search(self, positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
         self._own = None
         radius = self.cutoff + self.skin
-        box = bounding_cell(positions, cell, periodic, radius)
-        if self._device_works and len(positions) >= FEWEST_ATOMS and _suits_device(box, radius):
+        box, extents = bounding_cell(positions, cell, periodic, radius)
+        if self._device_works and len(positions) >= FEWEST_ATOMS and _suits_device(extents, radius):
             try:
                 self._search_on_device(positions, box, periodic_vectors(cell, periodic), radius)
                 return
@@ -96,10 +95,10 @@ class DeviceVerletList(VerletList):
         return super()._edges() if self._own is None else (None, None, None)
 
 
-def _suits_device(box: NDArray[np.float64], radius: float) -> bool:
-    """Whether vesin's grid on a device has a sensible number of cells and of images."""
-    extents = heights(box) / radius
-    return bool(extents.min() * MOST_IMAGES >= 1.0 and np.maximum(1.0, extents).prod() < MOST_GRID_CELLS)
+def _suits_device(extents: NDArray[np.float64], radius: float) -> bool:
+    """Whether vesin's grid on a device has a sensible number of cells and of images in a box with these heights."""
+    cells = extents / radius
+    return bool(cells.min() * MOST_IMAGES >= 1.0 and np.maximum(1.0, cells).prod() < MOST_GRID_CELLS)
 
 
 def _warn(reason: str) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tesseral.calculator.errors import StructureError
-from tesseral.calculator.vesin_library import periodic_pairs
+from tesseral.calculator.vesin_library import periodic_rows
+from tesseral.kernel import _engine
 
 #: A periodic direction thinner than this is taken as a mistake in the cell (Å).
 SMALLEST_HEIGHT = 1e-3
@@ -70,15 +71,21 @@ def neighbor_list(
     """
     if not (math.isfinite(cutoff) and cutoff > 0):
         raise ValueError(f"cutoff must be a positive, finite length in Å, got {cutoff}")
-    points, vectors, periodic = checked_geometry(positions, cell, pbc)
-    box = bounding_cell(points, vectors, periodic, cutoff)
-    if _suits_grid(box, cutoff):
-        centers, neighbors, shifts = periodic_pairs(points, box, cutoff, threads)
-    else:
-        centers, neighbors, shifts = _tree_pairs(points, box, cutoff)
-    first = np.zeros(len(points) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(centers, minlength=len(points)), out=first[1:])
-    return NeighborList(first, neighbors, shifts)
+    return _search(*checked_geometry(positions, cell, pbc), cutoff, threads)
+
+
+def _search(
+    points: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    periodic: NDArray[np.bool_],
+    cutoff: float,
+    threads: int,
+) -> NeighborList:
+    """:func:`neighbor_list` of a geometry that has been checked."""
+    box, extents = bounding_cell(points, cell, periodic, cutoff)
+    if _suits_grid(extents, cutoff):
+        return NeighborList(*periodic_rows(points, box, cutoff, threads))
+    return NeighborList(*_tree_rows(points, box, extents, cutoff))
 
 
 def checked_geometry(
@@ -132,8 +139,8 @@ def heights(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def bounding_cell(
     positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_], cutoff: float
-) -> NDArray[np.float64]:
-    """A cell, periodic in three directions, that has the same pairs.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A cell, periodic in three directions, that has the same pairs, and its heights (of :func:`heights`).
 
     Open directions get empty space wider than the cutoff: the new vectors are perpendicular to the
     periodic ones, so no pair closer than the cutoff crosses them.
@@ -142,12 +149,13 @@ def bounding_cell(
         StructureError: an atom is too many cells away.
     """
     box = cell if periodic.all() else _with_empty_space(positions, cell, periodic, cutoff)
-    if len(positions) and np.abs(positions).max() > MOST_CELLS * heights(box).min():
+    extents = heights(box)
+    if len(positions) and np.abs(positions).max() > MOST_CELLS * extents.min():
         atom = int(np.argmax(np.abs(positions).max(axis=1)))
         raise StructureError(
             f"atom {atom} at {positions[atom].tolist()} is too many cells away: wrap the atoms into the cell"
         )
-    return box
+    return box, extents
 
 
 def _with_empty_space(
@@ -162,23 +170,23 @@ def _with_empty_space(
     return box
 
 
-def _suits_grid(box: NDArray[np.float64], cutoff: float) -> bool:
-    """Whether vesin's grid of cells keeps at least one cell in each direction."""
-    cells = np.maximum(1.0, heights(box) / cutoff)
-    reduction = min(1.0, (VESIN_GRID_CELLS / float(cells.prod())) ** (1 / 3))
-    return bool(reduction == 1.0 or cells.min() * reduction >= 2.0)
+def _suits_grid(extents: NDArray[np.float64], cutoff: float) -> bool:
+    """Whether vesin's grid of cells keeps at least one cell in each direction of a box with these heights."""
+    cells = [max(1.0, extent / cutoff) for extent in extents.tolist()]
+    reduction = min(1.0, (VESIN_GRID_CELLS / math.prod(cells)) ** (1 / 3))
+    return reduction == 1.0 or min(cells) * reduction >= 2.0
 
 
-def _tree_pairs(
-    positions: NDArray[np.float64], cell: NDArray[np.float64], cutoff: float
+def _tree_rows(
+    positions: NDArray[np.float64], cell: NDArray[np.float64], extents: NDArray[np.float64], cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """The pairs of :func:`periodic_pairs` from a k-d tree over explicit images: slower, any shape of cell."""
+    """The list of :func:`periodic_rows` from a k-d tree over explicit images: slower, any shape of cell."""
     from scipy.spatial import cKDTree
 
     fractional = positions @ np.linalg.inv(cell)
     home = np.floor(fractional).astype(np.int32)
     fractional -= home
-    reach = cutoff / heights(cell)
+    reach = cutoff / extents
     atoms, shifts = [], []
     for shift in itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int))):
         moved = fractional + shift
@@ -191,8 +199,10 @@ def _tree_pairs(
     centers, neighbors, shift = found["i"], image_atoms[found["j"]], image_shifts[found["j"]]
     keep = ((centers != neighbors) | shift.any(axis=1)) & (found["v"] < cutoff)
     order = np.flatnonzero(keep)[np.argsort(centers[keep], kind="stable")]
-    centers, neighbors = centers[order].astype(np.int64), neighbors[order].astype(np.int32)
-    return centers, neighbors, (shift[order] - home[neighbors] + home[centers]).astype(np.int32)
+    centers, neighbors = centers[order], neighbors[order].astype(np.int32)
+    first = np.zeros(len(positions) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(centers, minlength=len(positions)), out=first[1:])
+    return first, neighbors, (shift[order] - home[neighbors] + home[centers]).astype(np.int32)
 
 
 class VerletList:
@@ -241,7 +251,7 @@ class VerletList:
         return self._edges()
 
     def _search(self, positions: NDArray[np.float64], cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
-        self._list = neighbor_list(positions, cell, periodic, self.cutoff + self.skin, threads=self.threads)
+        self._list = _search(positions, cell, periodic, self.cutoff + self.skin, self.threads)
 
     def _shift(self, cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
         self._shifts = cartesian_shifts(self._list, cell, periodic)
@@ -291,7 +301,7 @@ def cartesian_shifts(
     edges: NeighborList, cell: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """S @ cell of each edge, [n_edges, 3] in Å; vectors of directions that are not periodic do not enter."""
-    return edges.cell_shifts.astype(np.float64) @ periodic_vectors(cell, periodic)
+    return _engine.cartesian_shifts(edges.cell_shifts, periodic_vectors(cell, periodic))
 
 
 def periodic_vectors(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tesseral.kernel._engine import rows_of_pairs
 
 #: What vesin calls the memory of a GPU; tests of a device that is compiled for the processor say VesinCPU.
 DEVICE_KIND = "VesinCUDA"
@@ -57,11 +58,6 @@ def _load() -> tuple[ctypes.CDLL, ModuleType]:
     return library, declarations
 
 
-def _view(pointer: object, ctype: type, length: int, width: int) -> NDArray:
-    """A view of `length` x `width` numbers at a C pointer (no copy)."""
-    return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctype)), (length, width))  # type: ignore[call-overload, arg-type]
-
-
 def _pointer(array: NDArray, ctype: type) -> object:
     return array.ctypes.data_as(ctypes.POINTER(ctype))
 
@@ -74,7 +70,7 @@ def _address(pointer: Any) -> int:
 def _found_pairs(
     points: object, n_points: int, cell: object, periodic: object, device: tuple[str, int], options: dict[str, Any]
 ) -> Iterator[Any]:
-    """A VesinNeighborList of pairs with shifts, full, freed in the end; arguments are pointers on the device.
+    """A VesinNeighborList of pairs with shifts, freed in the end; arguments are pointers on the device.
 
     Raises:
         RuntimeError: vesin's message.
@@ -88,7 +84,7 @@ def _found_pairs(
             cell,
             periodic,
             declarations.VesinDevice(getattr(declarations, device[0]), device[1]),
-            declarations.VesinOptions(full=True, return_shifts=True, **options),
+            declarations.VesinOptions(return_shifts=True, **options),
             ctypes.byref(pairs),
             ctypes.byref(message),
         )
@@ -99,30 +95,39 @@ def _found_pairs(
         library.vesin_free(ctypes.byref(pairs))
 
 
-def periodic_pairs(
+def periodic_rows(
     positions: NDArray[np.float64], cell: NDArray[np.float64], cutoff: float, threads: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """All directed pairs closer than `cutoff` in a cell that is periodic in three directions.
 
-    positions [N, 3] and cell [3, 3] (rows) are contiguous, finite float64 arrays in Å. Returns centers [E]
-    (ascending), neighbors [E] and cell shifts [E, 3] with r_ij = r_j - r_i + S @ cell.
+    vesin finds each pair once and unsorted, in a third to half of the time that it takes for a sorted full list.
+
+    Args:
+        positions: [N, 3], contiguous, finite, in Å.
+        cell: [3, 3] lattice vectors as rows, likewise.
+        cutoff: in Å.
+        threads: of the search.
+
+    Returns:
+        first [N + 1], neighbors [E] and cell shifts [E, 3] with r_ij = r_j - r_i + S @ cell, by center and neighbour.
+
+    Raises:
+        RuntimeError: vesin's message.
     """
     arrays = _pointer(positions, ctypes.c_double), len(positions), _pointer(cell, ctypes.c_double)
-    periodic = np.ones(3, dtype=np.bool_)
-    options = {"cutoff": cutoff, "sorted": True, "n_threads": threads}
-    with _found_pairs(*arrays, _pointer(periodic, ctypes.c_bool), ("VesinCPU", 0), options) as pairs:
-        if pairs.length == 0:
-            return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros((0, 3), np.int32)
-        indices = _view(pairs.pairs, ctypes.c_size_t, pairs.length, 2)
-        shifts = _view(pairs.shifts, ctypes.c_int32, pairs.length, 3)
-        return indices[:, 0].astype(np.int64), indices[:, 1].astype(np.int32), shifts.copy()
+    periodic = (ctypes.c_bool * 3)(True, True, True)
+    options = {"cutoff": cutoff, "full": False, "n_threads": threads}
+    with _found_pairs(*arrays, periodic, ("VesinCPU", 0), options) as pairs:
+        return rows_of_pairs(len(positions), pairs.length, _address(pairs.pairs), _address(pairs.shifts))
 
 
 @contextlib.contextmanager
 def device_pairs(
     arrays: tuple[int, int, int], n_atoms: int, cutoff: float, device: int
 ) -> Iterator[tuple[int, int, int]]:
-    """The pairs of :func:`periodic_pairs` in the memory of a device, in no fixed order, while the context lasts.
+    """The pairs of :func:`periodic_rows` in the memory of a device while the context lasts, in no fixed order.
+
+    Each is there in both directions.
 
     Args:
         arrays: addresses of positions, cell and periodicity on the device, of `Engine.upload_points`.
@@ -141,7 +146,7 @@ def device_pairs(
         _open_cuda_libraries()
     positions, cell = (ctypes.cast(address, ctypes.POINTER(ctypes.c_double)) for address in arrays[:2])
     periodic = ctypes.cast(arrays[2], ctypes.POINTER(ctypes.c_bool))
-    options = {"cutoff": cutoff, "algorithm": declarations.VesinCellList, "n_threads": 1}
+    options = {"cutoff": cutoff, "full": True, "algorithm": declarations.VesinCellList, "n_threads": 1}
     with _found_pairs(positions, n_atoms, cell, periodic, (DEVICE_KIND, device), options) as pairs:
         yield int(pairs.length), _address(pairs.pairs), _address(pairs.shifts)
 

@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list as ase_neighbor_list
+from tesseral.kernel._engine import rows_of_pairs
 
 from tesseral.calculator import neighbors as neighbors_module
 from tesseral.calculator.errors import StructureError
@@ -98,7 +99,7 @@ def test_atoms_that_flew_away_in_open_directions_neither_crash_nor_interact(pbc,
 def test_tree_search_for_extreme_cells_equals_the_grid_search(cell, monkeypatch):
     positions = (np.random.default_rng(6).random((9, 3)) * 4 - 2) @ cell
     expected = edges_of(neighbor_list(positions, cell, True, 4.9))
-    monkeypatch.setattr(neighbors_module, "_suits_grid", lambda box, cutoff: False)
+    monkeypatch.setattr(neighbors_module, "_suits_grid", lambda extents, cutoff: False)
     np.testing.assert_array_equal(edges_of(neighbor_list(positions, cell, True, 4.9)), expected)
 
 
@@ -146,11 +147,30 @@ def test_an_unusable_skin_is_refused(skin):
         VerletList(5.0, skin)
 
 
+def test_the_list_does_not_depend_on_the_number_of_threads():
+    atoms = bulk("Si", cubic=True) * (6, 6, 6)
+    atoms.rattle(0.05, seed=8)
+    one, three = (neighbor_list(atoms.positions, atoms.cell[:], True, 5.0, threads=n) for n in (1, 3))
+    for name in ("first", "neighbors", "cell_shifts"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
+    assert all(np.all(np.diff(row) >= 0) for row in np.split(one.neighbors, one.first[1:-1]))
+
+
+def test_pairs_of_atoms_that_do_not_exist_are_refused():
+    pairs, shifts = np.array([[0, 1], [2, 1]], dtype=np.uint64), np.zeros((2, 3), dtype=np.int32)
+    with pytest.raises(ValueError, match=r"a pair has atom 2, outside 0\.\.1"):
+        rows_of_pairs(2, 2, pairs.ctypes.data, shifts.ctypes.data)
+    with pytest.raises(ValueError, match="nor addresses of pairs be 0"):
+        rows_of_pairs(2, 2, 0, shifts.ctypes.data)
+    first, neighbors, back = rows_of_pairs(3, 2, pairs.ctypes.data, shifts.ctypes.data)
+    assert first.tolist() == [0, 1, 3, 4] and neighbors.tolist() == [1, 0, 2, 1] and not back.any()
+
+
 def test_a_failure_inside_vesin_is_reported():
-    from tesseral.calculator.vesin_library import periodic_pairs
+    from tesseral.calculator.vesin_library import periodic_rows
 
     with pytest.raises(RuntimeError, match=r"vesin could not build the neighbour list: .*cutoff"):
-        periodic_pairs(np.zeros((1, 3)), np.eye(3), -1.0, 1)
+        periodic_rows(np.zeros((1, 3)), np.eye(3), -1.0, 1)
 
 
 def test_a_missing_vesin_is_named(monkeypatch):

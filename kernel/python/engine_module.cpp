@@ -18,6 +18,7 @@
 #include "tesseral/cuda_library.hpp"
 #include "tesseral/dispatch.hpp"
 #include "tesseral/engine.hpp"
+#include "tesseral/neighbor_rows.hpp"
 
 namespace nb = nanobind;
 using tesseral::Engine;
@@ -40,17 +41,18 @@ Precision precision_of(const std::string& name) {
   throw std::invalid_argument("dtype '" + name + "' is unknown: choose float64, float32 or mixed");
 }
 
-/// New float64 numpy array of that shape.
+/// New numpy array of that shape, not set: the threads of the engine that set it touch its pages first.
+template <class T>
 struct Output {
-  double* data;
-  nb::ndarray<nb::numpy, double> array;
+  T* data;
+  nb::ndarray<nb::numpy, T> array;
 
   explicit Output(std::vector<size_t> shape) {
     size_t size = 1;
     for (size_t n : shape) size *= n;
-    data = new double[size > 0 ? size : 1]();
-    array = nb::ndarray<nb::numpy, double>(data, shape.size(), shape.data(),
-                                           nb::capsule(data, [](void* p) noexcept { delete[] static_cast<double*>(p); }));
+    data = new T[size > 0 ? size : 1];
+    array = nb::ndarray<nb::numpy, T>(data, shape.size(), shape.data(),
+                                      nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); }));
   }
 };
 
@@ -120,7 +122,7 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
     rows = neighbor_rows(*first, neighbors->data(), shifts ? shifts->data() : nullptr);
   }
   if (neighbor_virials) check_length(neighbor_virials->shape(0), n_atoms, "neighbor_virials");
-  Output energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
+  Output<double> energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
   PythonExchange python_exchange(exchange, n_atoms);
   const tesseral::EngineInput input{
       .n_atoms = static_cast<int64_t>(n_atoms),
@@ -164,7 +166,7 @@ nb::tuple compute_batch(Engine& engine, Input<double, nb::shape<-1, -1, 3>> posi
     rows[i].first_atom += static_cast<int32_t>(n_atoms);
     all_species[i] = all_species[i - n_atoms];
   }
-  Output energies({n_batch, n_atoms}), forces({n_batch, n_atoms, 3}), virials({n_batch, n_atoms, 3, 3});
+  Output<double> energies({n_batch, n_atoms}), forces({n_batch, n_atoms, 3}), virials({n_batch, n_atoms, 3, 3});
   const tesseral::EngineInput input{
       .n_atoms = static_cast<int64_t>(n_batch * n_atoms),
       .n_centers = static_cast<int64_t>(n_batch * n_atoms),
@@ -203,6 +205,29 @@ void set_list(Engine& engine, int64_t n_atoms, int64_t n_pairs, uintptr_t pairs,
                                     reinterpret_cast<const int32_t*>(cell_shifts)};
   const nb::gil_scoped_release release;
   engine.set_list(n_atoms, found, cell.data());
+}
+
+nb::tuple rows_of_pairs(int64_t n_atoms, int64_t n_pairs, uintptr_t pairs, uintptr_t cell_shifts) {
+  if (n_atoms < 0 || n_pairs < 0 || (n_pairs > 0 && (pairs == 0 || cell_shifts == 0))) {
+    throw std::invalid_argument("rows_of_pairs: n_atoms and n_pairs must not be negative, nor addresses of pairs be 0");
+  }
+  const auto n_edges = static_cast<size_t>(2 * n_pairs);
+  Output<int64_t> first({static_cast<size_t>(n_atoms) + 1});
+  Output<int32_t> neighbors({n_edges}), shifts({n_edges, 3});
+  {
+    const nb::gil_scoped_release release;
+    const tesseral::FoundPairs found{n_pairs, reinterpret_cast<const uint64_t*>(pairs),
+                                     reinterpret_cast<const int32_t*>(cell_shifts)};
+    tesseral::rows_of_pairs(n_atoms, found, first.data, neighbors.data, shifts.data);
+  }
+  return nb::make_tuple(first.array, neighbors.array, shifts.array);
+}
+
+nb::ndarray<nb::numpy, double> cartesian_shifts(Input<int32_t, nb::shape<-1, 3>> cell_shifts, Cell cell) {
+  Output<double> shifts({cell_shifts.shape(0), 3});
+  const nb::gil_scoped_release release;
+  tesseral::cartesian_shifts(static_cast<int64_t>(cell_shifts.shape(0)), cell_shifts.data(), cell.data(), shifts.data);
+  return shifts.array;
 }
 
 }  // namespace
@@ -282,6 +307,14 @@ NB_MODULE(_engine, module) {
             return rows;
           },
           "End that, and return the times: rows (what, number of launches, copies or fills, seconds on the device).");
+  module.def(
+      "rows_of_pairs", &rows_of_pairs, nb::arg("n_atoms"), nb::arg("n_pairs"), nb::arg("pairs"), nb::arg("cell_shifts"),
+      "A full neighbour list from addresses of pairs [n_pairs, 2] uint64 and their cell shifts S [n_pairs, 3] int32 with\n"
+      "r_ij = r_j - r_i + S @ cell, each pair in one direction, in any order: first [n_atoms+1] int64, neighbors [E] "
+      "int32,\n"
+      "cell shifts [E, 3] int32, by center and then by neighbour. Raises ValueError for atoms that do not exist.");
+  module.def("cartesian_shifts", &cartesian_shifts, nb::arg("cell_shifts"), nb::arg("cell"),
+             "S @ cell [E, 3] in Å for cell shifts S [E, 3] int32 and lattice vectors as rows [3, 3].");
   module.def("use_cuda_library", &tesseral::use_cuda_library, nb::arg("path"),
              "Let device cuda be the library at this path, for tests of one that is compiled for the processor.");
   module.def(
