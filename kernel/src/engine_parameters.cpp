@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "message_parameters.hpp"
+#include "tesseral/common_trees.hpp"
 
 namespace tesseral {
 namespace {
@@ -35,6 +36,7 @@ LayerProduct<T> read_product(const ModelFile& file, const std::string& prefix, c
   const std::string fault = tree_fault(product.tree, product.roots, p.n_harmonics());
   if (!fault.empty()) throw std::runtime_error(stem + fault);
   product.depth = tree_depth(product.tree.data(), product.roots.data(), product.n_outputs());
+  product.common_tree = common_tree(product.tree, product.roots);
   const auto n_species = static_cast<int64_t>(p.density.n_species);
   const Array& weights = file.parameter(prefix + "product", {n_species, product.n_nodes(), p.n_channels});
   product.weights = in_blocks(pad_rows<T>(weights.values, p.n_channels, p.channel_row), product.n_nodes(), p.channel_row);

@@ -34,6 +34,7 @@ struct LayerProduct {
   std::vector<TreeNode> tree;
   std::vector<int32_t> roots;  // [n_outputs+1]
   int depth = 0;               // of the tree
+  int common_tree = -1;        // its number where it is one (common_trees.hpp)
   AlignedVector<T> weights;    // [S, channel_row / coefficient_block, n_nodes, coefficient_block]
 
   int n_outputs() const { return static_cast<int>(roots.size()) - 1; }

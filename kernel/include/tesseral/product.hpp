@@ -3,6 +3,9 @@
 // processors (ProductAtoms) and devices (src/cuda/product.cu).
 #pragma once
 
+#include <utility>
+
+#include "tesseral/common_trees.hpp"
 #include "tesseral/operators.hpp"
 #include "tesseral/pack.hpp"
 
@@ -58,6 +61,13 @@ struct ProductFactor {
   V gradient[B];
 };
 
+/// Node n of a common tree, its numbers known to the compiler.
+template <class Common, int n>
+struct KnownNode {
+  static constexpr int factor = Common::tree.nodes[n].factor;
+  static constexpr int first_child = Common::tree.nodes[n].first_child, last_child = Common::tree.nodes[n].last_child;
+};
+
 /// The product of N atoms for P packs of channels each, B packs in all, by a tree that is at most so deep. `Factors` gives
 /// what ProductFactor holds, `Coefficients` and `CoefficientSums` do what a Stream does.
 template <class V, int N, int P, int depth, Wanted wanted, class Factors = ProductFactor<V, N * P>*,
@@ -78,40 +88,71 @@ struct ProductTraversal {
   TESSERAL_ALWAYS_INLINE void visit(int first, int last, const V (&adjoint)[B], V (&value)[B]) const {
     int64_t own = first * node_stride;
     TESSERAL_SHORT_LOOP for (const TreeNode* node = tree + first; node != tree + last; ++node, own += node_stride) {
-      auto&& component = factors[node->factor];
-      V factor[B], inner[B], coefficient[P];
-      TESSERAL_UNROLL for (int p = 0; p < P; ++p) coefficient[p] = coefficients.get(own + packs[p]);
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        factor[b] = component.A[b];
-        inner[b] = coefficient[b % P];
-        if constexpr (wanted == Wanted::gradient_and_coefficients && N == 1) {
-          coefficient_gradient.add(own + packs[b % P], adjoint[b] * factor[b]);
-        }
+      visit_node<level>(*node, own, adjoint, value);
+    }
+  }
+
+  /// The same for nodes of a common tree, coefficient_block apart: code without loops and without addresses to work out.
+  template <class Common, int first, int last, int level = 1>
+  TESSERAL_ALWAYS_INLINE void visit_known(const V (&adjoint)[B], V (&value)[B]) const {
+    visit_known_nodes<Common, first, level>(std::make_integer_sequence<int, last - first>{}, adjoint, value);
+  }
+
+ private:
+  template <class Common, int first, int level, int... steps>
+  TESSERAL_ALWAYS_INLINE void visit_known_nodes(std::integer_sequence<int, steps...>, const V (&adjoint)[B],
+                                                V (&value)[B]) const {
+    (visit_node<level>(KnownNode<Common, first + steps>{}, (first + steps) * int64_t{coefficient_block}, adjoint, value),
+     ...);
+  }
+
+  template <int level>
+  TESSERAL_ALWAYS_INLINE void visit_children(const TreeNode& node, const V (&adjoint)[B], V (&value)[B]) const {
+    visit<level>(node.first_child, node.last_child, adjoint, value);
+  }
+  template <int level, class Common, int n>
+  TESSERAL_ALWAYS_INLINE void visit_children(KnownNode<Common, n> node, const V (&adjoint)[B], V (&value)[B]) const {
+    visit_known<Common, node.first_child, node.last_child, level>(adjoint, value);
+  }
+
+  /// One node, of the model's tree or known to the compiler, whose coefficients are at `own`.
+  template <int level, class Node>
+  TESSERAL_ALWAYS_INLINE void visit_node(const Node& node, int64_t own, const V (&adjoint)[B], V (&value)[B]) const {
+    auto&& component = factors[node.factor];
+    V factor[B], inner[B], coefficient[P];
+    TESSERAL_UNROLL for (int p = 0; p < P; ++p) coefficient[p] = coefficients.get(own + packs[p]);
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+      factor[b] = component.A[b];
+      inner[b] = coefficient[b % P];
+      if constexpr (wanted == Wanted::gradient_and_coefficients && N == 1) {
+        coefficient_gradient.add(own + packs[b % P], adjoint[b] * factor[b]);
       }
-      if constexpr (wanted == Wanted::gradient_and_coefficients && N > 1) {
-        TESSERAL_UNROLL for (int p = 0; p < P; ++p) {
-          V sum = adjoint[p] * factor[p];
-          TESSERAL_UNROLL for (int b = p + P; b < B; b += P) sum += adjoint[b] * factor[b];
-          coefficient_gradient.add(own + packs[p], sum);
-        }
+    }
+    if constexpr (wanted == Wanted::gradient_and_coefficients && N > 1) {
+      TESSERAL_UNROLL for (int p = 0; p < P; ++p) {
+        V sum = adjoint[p] * factor[p];
+        TESSERAL_UNROLL for (int b = p + P; b < B; b += P) sum += adjoint[b] * factor[b];
+        coefficient_gradient.add(own + packs[p], sum);
       }
-      if constexpr (level < depth) {
-        if (node->first_child < node->last_child) {
-          V below[B];
-          TESSERAL_UNROLL for (int b = 0; b < B; ++b) below[b] = adjoint[b] * factor[b];
-          visit<level + 1>(node->first_child, node->last_child, below, inner);
-        }
+    }
+    if constexpr (level < depth) {
+      if (node.first_child < node.last_child) {
+        V below[B];
+        TESSERAL_UNROLL for (int b = 0; b < B; ++b) below[b] = adjoint[b] * factor[b];
+        visit_children<level + 1>(node, below, inner);
       }
-      TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
-        value[b] += factor[b] * inner[b];
-        if constexpr (wanted != Wanted::value) component.gradient[b] += adjoint[b] * inner[b];
-      }
+    }
+    TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
+      value[b] += factor[b] * inner[b];
+      if constexpr (wanted != Wanted::value) component.gradient[b] += adjoint[b] * inner[b];
     }
   }
 };
 
 /// Atoms whose products are worked out together, one pack of channels at a time: they share the loads of the coefficients.
 constexpr int product_atoms = 4;
+/// Vectors of 16 bytes are for processors of long ago: not worth the time of the compiler.
+constexpr bool compiles_common_trees = lanes<float> > 4;
 /// Trees of this depth leave more registers to the lowest level than those of max_order.
 constexpr int usual_depth = 3;
 
@@ -142,16 +183,45 @@ struct ProductAtoms {
     }
   }
 
+  /// The same for the common tree of this number; the coefficients of a node lie coefficient_block behind those before.
+  void run_common(int number, int n_atoms) const {
+    if constexpr (compiles_common_trees) {
+      with_common_tree(number, [&](auto common) { run_known<decltype(common)>(n_atoms); });
+    }
+  }
+
  private:
+  template <class Common>
+  void run_known(int n_atoms) const {
+    const auto visit = [](const auto& traversal, auto o, const auto& adjoint, auto& value) {
+      traversal.template visit_known<Common, Common::tree.roots[o], Common::tree.roots[o + 1]>(adjoint, value);
+    };
+    const auto all_outputs = [&](const auto& output) {
+      [&]<int... outputs>(std::integer_sequence<int, outputs...>) {
+        (output(std::integral_constant<int, outputs>{}, visit), ...);
+      }(std::make_integer_sequence<int, Common::tree.outputs()>{});
+    };
+    for (int block = 0; block < row; block += lanes<T>) {
+      for (int a = 0; a < n_atoms; ++a) run_tree<1, 1, usual_depth>(a, block, all_outputs);
+    }
+  }
+
   /// N atoms from `first` on, P packs of channels from `block` on.
   template <int N, int P>
   void run_block(int first, int block) const {
-    if (shape.depth <= usual_depth) return run_tree<N, P, usual_depth>(first, block);
-    run_tree<N, P, max_order>(first, block);
+    const auto visit = [&](const auto& traversal, int o, const auto& adjoint, auto& value) {
+      traversal.visit(shape.roots[o], shape.roots[o + 1], adjoint, value);
+    };
+    const auto all_outputs = [&](const auto& output) {
+      for (int o = 0; o < shape.n_outputs; ++o) output(o, visit);
+    };
+    if (shape.depth <= usual_depth) return run_tree<N, P, usual_depth>(first, block, all_outputs);
+    run_tree<N, P, max_order>(first, block, all_outputs);
   }
 
-  template <int N, int P, int depth>
-  void run_tree(int first, int block) const {
+  /// `outputs` calls what it is given for each output, with its number and the way through its part of the tree.
+  template <int N, int P, int depth, class Outputs>
+  void run_tree(int first, int block, const Outputs& outputs) const {
     constexpr int B = N * P;
     const int row = this->row, n_harmonics = shape.n_harmonics, n_outputs = shape.n_outputs;
     const int64_t atom_stride = static_cast<int64_t>(n_harmonics) * row, out_stride = static_cast<int64_t>(n_outputs) * row;
@@ -171,16 +241,16 @@ struct ProductAtoms {
       const int channel = block + p * lanes<T>;
       traversal.packs[p] = channel / coefficient_block * block_stride + channel % coefficient_block;
     }
-    for (int o = 0; o < n_outputs; ++o) {
+    outputs([&](auto o, const auto& visit) __attribute__((always_inline)) {
       V adjoint[B], value[B];
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
         value[b] = constant<V>(0);
         adjoint[b] = cotangent ? lift_to<V>(load(cotangent + offset(b, out_stride) + o * row)) : constant<V>(1);
       }
-      traversal.visit(shape.roots[o], shape.roots[o + 1], adjoint, value);
-      if (!out.values && !out.tangents) continue;
+      visit(traversal, o, adjoint, value);
+      if (!out.values && !out.tangents) return;
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) out.set(offset(b, out_stride) + o * row, value[b]);
-    }
+    });
     if constexpr (wanted == Wanted::value) return;
     for (int lm = 0; lm < n_harmonics; ++lm) {
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {

@@ -375,17 +375,21 @@ class BlockLoop {
     const ProductShape shape{p_.n_harmonics(), p_.n_channels,       product.n_nodes(),    product.n_outputs(),
                              product.depth,    product.tree.data(), product.roots.data(), nullptr};
     T* coefficients = const_cast<T*>(product.weights.data()) + species_ * product.n_nodes() * row_;
-    ProductAtoms<Pack<T>, wanted>{shape,
-                                  row_,
-                                  coefficient_block,
-                                  int64_t{product.n_nodes()} * coefficient_block,
-                                  {work_.A.data(), nullptr},
-                                  {coefficients, nullptr},
-                                  {wanted == Wanted::value ? nullptr : work_.dA.data(), nullptr},
-                                  {},
-                                  with_cotangents ? work_.dB.data() : nullptr,
-                                  {with_cotangents ? nullptr : work_.B.data(), nullptr}}
-        .run(n_);
+    const ProductAtoms<Pack<T>, wanted> atoms{shape,
+                                              row_,
+                                              coefficient_block,
+                                              int64_t{product.n_nodes()} * coefficient_block,
+                                              {work_.A.data(), nullptr},
+                                              {coefficients, nullptr},
+                                              {wanted == Wanted::value ? nullptr : work_.dA.data(), nullptr},
+                                              {},
+                                              with_cotangents ? work_.dB.data() : nullptr,
+                                              {with_cotangents ? nullptr : work_.B.data(), nullptr}};
+    if (product.common_tree >= 0 && compiles_common_trees) {
+      atoms.run_common(product.common_tree, n_);
+    } else {
+      atoms.run(n_);
+    }
   }
 
   /// From dA to the gradients of the edges, and to the adjoints of the neighbours' features.
