@@ -198,7 +198,7 @@ def _tree_rows(
     found = cKDTree(fractional @ cell).sparse_distance_matrix(images, cutoff, output_type="ndarray")
     centers, neighbors, shift = found["i"], image_atoms[found["j"]], image_shifts[found["j"]]
     keep = ((centers != neighbors) | shift.any(axis=1)) & (found["v"] < cutoff)
-    order = np.flatnonzero(keep)[np.argsort(centers[keep], kind="stable")]
+    order = np.flatnonzero(keep)[np.lexsort((neighbors[keep], centers[keep]))]
     centers, neighbors = centers[order], neighbors[order].astype(np.int32)
     first = np.zeros(len(positions) + 1, dtype=np.int64)
     np.cumsum(np.bincount(centers, minlength=len(positions)), out=first[1:])

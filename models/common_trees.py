@@ -49,6 +49,7 @@ template <class F>
 void with_common_tree(int number, const F& f) {{
   switch (number) {{
 {cases}
+    default: __builtin_unreachable();
   }}
 }}
 

@@ -382,5 +382,10 @@ child = os.fork()
 if child == 0:
     os._exit(0 if np.array_equal(engine.compute(*arguments)[0], expected) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+child = os.fork()
+if child == 0:
+    del engine  # has no threads to wait for
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -147,8 +147,9 @@ def test_an_unusable_skin_is_refused(skin):
         VerletList(5.0, skin)
 
 
-def test_the_list_does_not_depend_on_the_number_of_threads():
-    atoms = bulk("Si", cubic=True) * (6, 6, 6)
+@pytest.mark.parametrize("cells", [1, 6])  # one: the same neighbour in several images
+def test_the_list_does_not_depend_on_the_number_of_threads(cells):
+    atoms = bulk("Si", cubic=True) * (cells, cells, cells)
     atoms.rattle(0.05, seed=8)
     one, three = (neighbor_list(atoms.positions, atoms.cell[:], True, 5.0, threads=n) for n in (1, 3))
     for name in ("first", "neighbors", "cell_shifts"):
@@ -162,6 +163,8 @@ def test_pairs_of_atoms_that_do_not_exist_are_refused():
         rows_of_pairs(2, 2, pairs.ctypes.data, shifts.ctypes.data)
     with pytest.raises(ValueError, match="nor addresses of pairs be 0"):
         rows_of_pairs(2, 2, 0, shifts.ctypes.data)
+    with pytest.raises(ValueError, match="4294967296 atoms are too many"):
+        rows_of_pairs(2**32, 2, pairs.ctypes.data, shifts.ctypes.data)
     first, neighbors, back = rows_of_pairs(3, 2, pairs.ctypes.data, shifts.ctypes.data)
     assert first.tolist() == [0, 1, 3, 4] and neighbors.tolist() == [1, 0, 2, 1] and not back.any()
 

@@ -15,6 +15,7 @@
 #include <tuple>
 #include <utility>
 
+#include "tesseral/common_trees.hpp"
 #include "tesseral/cuda_library.hpp"
 #include "tesseral/dispatch.hpp"
 #include "tesseral/engine.hpp"
@@ -211,6 +212,9 @@ nb::tuple rows_of_pairs(int64_t n_atoms, int64_t n_pairs, uintptr_t pairs, uintp
   if (n_atoms < 0 || n_pairs < 0 || (n_pairs > 0 && (pairs == 0 || cell_shifts == 0))) {
     throw std::invalid_argument("rows_of_pairs: n_atoms and n_pairs must not be negative, nor addresses of pairs be 0");
   }
+  if (n_atoms > std::numeric_limits<int32_t>::max()) {
+    throw std::invalid_argument("rows_of_pairs: " + std::to_string(n_atoms) + " atoms are too many for one list");
+  }
   const auto n_edges = static_cast<size_t>(2 * n_pairs);
   Output<int64_t> first({static_cast<size_t>(n_atoms) + 1});
   Output<int32_t> neighbors({n_edges}), shifts({n_edges, 3});
@@ -225,9 +229,20 @@ nb::tuple rows_of_pairs(int64_t n_atoms, int64_t n_pairs, uintptr_t pairs, uintp
 
 nb::ndarray<nb::numpy, double> cartesian_shifts(Input<int32_t, nb::shape<-1, 3>> cell_shifts, Cell cell) {
   Output<double> shifts({cell_shifts.shape(0), 3});
-  const nb::gil_scoped_release release;
-  tesseral::cartesian_shifts(static_cast<int64_t>(cell_shifts.shape(0)), cell_shifts.data(), cell.data(), shifts.data);
+  {
+    const nb::gil_scoped_release release;
+    tesseral::cartesian_shifts(static_cast<int64_t>(cell_shifts.shape(0)), cell_shifts.data(), cell.data(), shifts.data);
+  }
   return shifts.array;
+}
+
+int common_tree(Input<int32_t, nb::shape<-1, 3>> tree, Input<int32_t, nb::ndim<1>> roots) {
+  std::vector<tesseral::TreeNode> nodes;
+  for (size_t n = 0; n < tree.shape(0); ++n) {
+    const int32_t* row = tree.data() + 3 * n;
+    nodes.push_back({row[0], row[1], row[2]});
+  }
+  return tesseral::common_tree(nodes, {roots.data(), roots.data() + roots.shape(0)});
 }
 
 }  // namespace
@@ -315,6 +330,8 @@ NB_MODULE(_engine, module) {
       "cell shifts [E, 3] int32, by center and then by neighbour. Raises ValueError for atoms that do not exist.");
   module.def("cartesian_shifts", &cartesian_shifts, nb::arg("cell_shifts"), nb::arg("cell"),
              "S @ cell [E, 3] in Å for cell shifts S [E, 3] int32 and lattice vectors as rows [3, 3].");
+  module.def("common_tree", &common_tree, nb::arg("tree"), nb::arg("roots"),
+             "Number of the product's tree [n_nodes, 3] with these roots among those that the compiler knows, or -1.");
   module.def("use_cuda_library", &tesseral::use_cuda_library, nb::arg("path"),
              "Let device cuda be the library at this path, for tests of one that is compiled for the processor.");
   module.def(

@@ -241,6 +241,11 @@ struct Engine::State {
     }
   }
 
+  /// A forked process has none of its parent's threads, so it can neither join nor free them.
+  ~State() {
+    if (owner != getpid()) pool.release();  // NOLINT
+  }
+
   /// The threads; after a fork the child has none of its parent's and starts its own.
   ThreadPool& threads() {
     if (owner != getpid()) {

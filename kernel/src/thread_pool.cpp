@@ -72,7 +72,9 @@ struct ThreadPool::State {
       seen = generation;
       guarded(thread);
       if (--running > 0) continue;
-      const std::lock_guard<std::mutex> lock(mutex);  // or the caller might fall asleep after it looked, before this
+      {
+        const std::lock_guard<std::mutex> lock(mutex);
+      }  // a caller that has looked is asleep now
       done.notify_one();
     }
   }

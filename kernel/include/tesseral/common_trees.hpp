@@ -147,6 +147,7 @@ void with_common_tree(int number, const F& f) {
     case 3: return f(TreeL4Nu3Out0{});
     case 4: return f(TreeL2Nu3Out1{});
     case 5: return f(TreeL3Nu3Out1{});
+    default: __builtin_unreachable();
   }
 }
 

@@ -13,7 +13,7 @@ struct FoundPairs {
 };
 
 /// A full list, by center and then by neighbour: first [n_atoms+1], neighbors [2 n_pairs], cell_shifts [2 n_pairs, 3].
-/// Throws std::invalid_argument for an atom that does not exist.
+/// n_atoms < 2^31. Throws std::invalid_argument for an atom that does not exist.
 void rows_of_pairs(int64_t n_atoms, const FoundPairs& pairs, int64_t* first, int32_t* neighbors, int32_t* cell_shifts);
 
 /// S @ cell [n, 3] for cell shifts [n, 3] and lattice vectors as rows [3, 3].

@@ -151,10 +151,40 @@ struct ProductTraversal {
 
 /// Atoms whose products are worked out together, one pack of channels at a time: they share the loads of the coefficients.
 constexpr int product_atoms = 4;
-/// Vectors of 16 bytes are for processors of long ago: not worth the time of the compiler.
+/// Not for vectors of 16 bytes: x86 processors with no longer ones are too old to be worth the time of the compiler.
 constexpr bool compiles_common_trees = lanes<float> > 4;
 /// Trees of this depth leave more registers to the lowest level than those of max_order.
 constexpr int usual_depth = 3;
+
+/// The way through a tree node by node.
+struct OwnTree {
+  const ProductShape& shape;
+
+  template <class F>
+  void for_each_output(const F& f) const {
+    for (int o = 0; o < shape.n_outputs; ++o) f(o);
+  }
+  template <class Traversal, class Packs>
+  TESSERAL_ALWAYS_INLINE void visit(const Traversal& traversal, int o, const Packs& adjoint, Packs& value) const {
+    traversal.visit(shape.roots[o], shape.roots[o + 1], adjoint, value);
+  }
+};
+
+/// The way through a common tree.
+template <class Common>
+struct KnownTree {
+  template <class F>
+  void for_each_output(const F& f) const {
+    [&]<int... outputs>(std::integer_sequence<int, outputs...>) {
+      (f(std::integral_constant<int, outputs>()), ...);
+    }(std::make_integer_sequence<int, Common::tree.outputs()>());
+  }
+  template <class Traversal, int o, class Packs>
+  TESSERAL_ALWAYS_INLINE void visit(const Traversal& traversal, std::integral_constant<int, o>, const Packs& adjoint,
+                                    Packs& value) const {
+    traversal.template visit_known<Common, Common::tree.roots[o], Common::tree.roots[o + 1]>(adjoint, value);
+  }
+};
 
 /// The products' outputs [n, n_outputs, row] of atoms with the same coefficients; `cotangent` [n, n_outputs, row] seeds the
 /// gradients (null: ones).
@@ -193,35 +223,22 @@ struct ProductAtoms {
  private:
   template <class Common>
   void run_known(int n_atoms) const {
-    const auto visit = [](const auto& traversal, auto o, const auto& adjoint, auto& value) {
-      traversal.template visit_known<Common, Common::tree.roots[o], Common::tree.roots[o + 1]>(adjoint, value);
-    };
-    const auto all_outputs = [&](const auto& output) {
-      [&]<int... outputs>(std::integer_sequence<int, outputs...>) {
-        (output(std::integral_constant<int, outputs>{}, visit), ...);
-      }(std::make_integer_sequence<int, Common::tree.outputs()>{});
-    };
+    static_assert(Common::tree.depth() <= usual_depth);
     for (int block = 0; block < row; block += lanes<T>) {
-      for (int a = 0; a < n_atoms; ++a) run_tree<1, 1, usual_depth>(a, block, all_outputs);
+      for (int a = 0; a < n_atoms; ++a) run_tree<1, 1, usual_depth>(a, block, KnownTree<Common>());
     }
   }
 
   /// N atoms from `first` on, P packs of channels from `block` on.
   template <int N, int P>
   void run_block(int first, int block) const {
-    const auto visit = [&](const auto& traversal, int o, const auto& adjoint, auto& value) {
-      traversal.visit(shape.roots[o], shape.roots[o + 1], adjoint, value);
-    };
-    const auto all_outputs = [&](const auto& output) {
-      for (int o = 0; o < shape.n_outputs; ++o) output(o, visit);
-    };
-    if (shape.depth <= usual_depth) return run_tree<N, P, usual_depth>(first, block, all_outputs);
-    run_tree<N, P, max_order>(first, block, all_outputs);
+    if (shape.depth <= usual_depth) return run_tree<N, P, usual_depth>(first, block, OwnTree{shape});
+    run_tree<N, P, max_order>(first, block, OwnTree{shape});
   }
 
-  /// `outputs` calls what it is given for each output, with its number and the way through its part of the tree.
-  template <int N, int P, int depth, class Outputs>
-  void run_tree(int first, int block, const Outputs& outputs) const {
+  /// By an OwnTree or a KnownTree.
+  template <int N, int P, int depth, class Tree>
+  void run_tree(int first, int block, const Tree& way) const {
     constexpr int B = N * P;
     const int row = this->row, n_harmonics = shape.n_harmonics, n_outputs = shape.n_outputs;
     const int64_t atom_stride = static_cast<int64_t>(n_harmonics) * row, out_stride = static_cast<int64_t>(n_outputs) * row;
@@ -241,13 +258,13 @@ struct ProductAtoms {
       const int channel = block + p * lanes<T>;
       traversal.packs[p] = channel / coefficient_block * block_stride + channel % coefficient_block;
     }
-    outputs([&](auto o, const auto& visit) __attribute__((always_inline)) {
+    way.for_each_output([&](auto o) __attribute__((always_inline)) {
       V adjoint[B], value[B];
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) {
         value[b] = constant<V>(0);
         adjoint[b] = cotangent ? lift_to<V>(load(cotangent + offset(b, out_stride) + o * row)) : constant<V>(1);
       }
-      visit(traversal, o, adjoint, value);
+      way.visit(traversal, o, adjoint, value);
       if (!out.values && !out.tangents) return;
       TESSERAL_UNROLL for (int b = 0; b < B; ++b) out.set(offset(b, out_stride) + o * row, value[b]);
     });
