@@ -66,10 +66,14 @@ def test_long_sides_keep_their_basis(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(path[-1], adam[-1], rtol=1e-12, atol=1e-12)
 
 
-def test_the_path_turns_with_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        soap, "SMALL", 1e-3
-    )  # at first only rounding is off the diagonal of U^T G V: not divided by itself
+@pytest.fixture
+def rounding_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first only rounding, which differs between processors, is off the diagonal of U^T G V: not to divide by."""
+    monkeypatch.setattr(soap, "SMALL", 1e-3)
+
+
+@pytest.mark.usefixtures("rounding_is_small")
+def test_the_path_turns_with_the_problem() -> None:
     U, V, left, right = (orthogonal(5, seed) for seed in range(4))
     start = start_of(5, 5)
 
@@ -83,6 +87,7 @@ def test_the_path_turns_with_the_problem(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not torch.allclose(straight[0], straight[-1], atol=0.1)
 
 
+@pytest.mark.usefixtures("rounding_is_small")
 def test_matrices_of_a_stack_are_independent() -> None:
     losses = [coupled_quadratic(orthogonal(4, seed), orthogonal(5, seed + 1)) for seed in (0, 10)]
     starts = start_of(2, 4, 5)
