@@ -49,7 +49,7 @@ def measure_profile(device: str, cells: int = 13, repeats: int = 15) -> dict[str
         species = native.species_indices(atoms.numbers)
 
         def call(n: int, native: NativeModel = native, species: Any = species) -> None:
-            native.compute(atoms.positions + steps[n % 2], species, *graph)
+            native.compute(atoms.positions + steps[n % 2], species, *graph, atom_virials=False)
 
         for n in range(WARM_UP):
             call(n)

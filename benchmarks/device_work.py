@@ -47,7 +47,7 @@ def kernel_work(sizes: dict[str, Any], n_neighbors: float, number: int) -> Work:
         "gradient of the mixing": ((phi + A) * number, phi * channels),
         "gradient of the density": (edges * 2 * vector + phi * number, edges * (EDGE_GRADIENTS + 2 * phi)),
         "readout": _readout(sizes, layers, number),
-        "forces": (edges * (2 * vector + 8 + 3 * number) + 9 * 8, edges * EDGE_FORCE),
+        "forces": (edges * (2 * vector + 8 + 3 * number) + 2 * 9 * 8, edges * EDGE_FORCE),
     }
     return work if layers == 1 else work | _message_work(sizes, n_neighbors, number)
 

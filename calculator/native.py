@@ -126,6 +126,8 @@ class NativeModel:
         first: NDArray[np.int64] | None,
         neighbors: NDArray[np.int32] | None,
         shifts: NDArray[np.float64] | None,
+        *,
+        atom_virials: bool = True,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Energies [n_atoms] (eV), forces [n_atoms, 3] (eV/Å), virials [n_atoms, 3, 3] (eV, sum is V *
         stress).
@@ -134,6 +136,7 @@ class NativeModel:
             positions: [n_atoms, 3] in Å.
             species: [n_atoms] of :meth:`species_indices`.
             first, neighbors, shifts: edges by center, of :meth:`VerletList.update`; None for the list on the device.
+            atom_virials: without them the sum of the virials [3, 3] takes their place.
 
         Raises:
             CalculationFailed: the energy or a force is not finite; names the atom.
@@ -143,7 +146,9 @@ class NativeModel:
             self.device_list = None  # these edges take its place
         try:
             number = self.list_number(species, first, neighbors, shifts, self.device_list)
-            return self._engine.compute(points, species, first, neighbors, shifts, list=number)
+            return self._engine.compute(
+                points, species, first, neighbors, shifts, atom_virials=atom_virials, list=number
+            )
         except RuntimeError as error:
             raise CalculationFailed(f"{self.path.name}: {error}") from error
 

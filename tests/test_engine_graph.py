@@ -66,13 +66,13 @@ def test_another_list_other_sizes_and_other_results_are_launched_anew(models, de
     small, large = molecule("CH3CH2OH"), structures()["small cell"]
     n_graphs = 0
 
-    def compute(atoms: Atoms, number: int, by_graph: bool, by_neighbor: bool = False) -> None:
+    def compute(atoms: Atoms, number: int, by_graph: bool, by_neighbor: bool = False, by_atom: bool = True) -> None:
         nonlocal n_graphs
         n_graphs += by_graph
         positions, *system = arguments(atoms)
         further, wanted = (np.zeros((len(atoms), 3, 3)) if by_neighbor else None for _ in range(2))
-        results = engine.compute(positions, *system, neighbor_virials=further, list=number)
-        assert_equal(results, plain.compute(positions, *system, neighbor_virials=wanted), 1e-12)
+        results = engine.compute(positions, *system, neighbor_virials=further, atom_virials=by_atom, list=number)
+        assert_equal(results, plain.compute(positions, *system, neighbor_virials=wanted, atom_virials=by_atom), 1e-12)
         if by_neighbor:
             assert_equal([further], [wanted], 1e-12)
         assert engine.graph_use == (n_graphs, "")
@@ -85,6 +85,8 @@ def test_another_list_other_sizes_and_other_results_are_launched_anew(models, de
     compute(small, 1, by_graph=False, by_neighbor=True)
     compute(small, 1, by_graph=True, by_neighbor=True)
     compute(small, 1, by_graph=True, by_neighbor=True)
+    compute(small, 1, by_graph=False, by_atom=False)
+    compute(small, 1, by_graph=True, by_atom=False)
     small.symbols[0] = "O"
     compute(small, 3, by_graph=False)
     compute(small, 3, by_graph=True)

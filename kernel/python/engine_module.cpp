@@ -106,7 +106,7 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
                   std::optional<Input<int64_t, nb::ndim<1>>> first, std::optional<Input<int32_t, nb::ndim<1>>> neighbors,
                   std::optional<Vectors> shifts, nb::object exchange,
                   std::optional<nb::ndarray<double, nb::shape<-1, 3, 3>, nb::c_contig, nb::device::cpu>> neighbor_virials,
-                  int64_t list) {
+                  bool atom_virials, int64_t list) {
   const size_t n_atoms = positions.shape(0);
   check_length(species.shape(0), n_atoms, "species");
   if (first.has_value() != neighbors.has_value() || (shifts && !first)) {
@@ -123,7 +123,8 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
     rows = neighbor_rows(*first, neighbors->data(), shifts ? shifts->data() : nullptr);
   }
   if (neighbor_virials) check_length(neighbor_virials->shape(0), n_atoms, "neighbor_virials");
-  Output<double> energies({n_centers}), forces({n_atoms, 3}), virials({n_centers, 3, 3});
+  Output<double> energies({n_centers}), forces({n_atoms, 3});
+  Output<double> virials(atom_virials ? std::vector<size_t>{n_centers, 3, 3} : std::vector<size_t>{3, 3});
   PythonExchange python_exchange(exchange, n_atoms);
   const tesseral::EngineInput input{
       .n_atoms = static_cast<int64_t>(n_atoms),
@@ -138,8 +139,9 @@ nb::tuple compute(Engine& engine, Vectors positions, Input<int32_t, nb::ndim<1>>
     const nb::gil_scoped_release release;
     engine.compute(input, {.energies = energies.data,
                            .forces = forces.data,
-                           .virials = virials.data,
-                           .neighbor_virials = neighbor_virials ? neighbor_virials->data() : nullptr});
+                           .virials = atom_virials ? virials.data : nullptr,
+                           .neighbor_virials = neighbor_virials ? neighbor_virials->data() : nullptr,
+                           .total_virial = atom_virials ? nullptr : virials.data});
   }
   return nb::make_tuple(energies.array, forces.array, virials.array);
 }
@@ -270,7 +272,7 @@ NB_MODULE(_engine, module) {
       .def(
           "compute", &compute, nb::arg("positions"), nb::arg("species"), nb::arg("first").none(),
           nb::arg("neighbors").none(), nb::arg("shifts").none(), nb::arg("exchange").none() = nb::none(),
-          nb::arg("neighbor_virials").none() = nb::none(), nb::arg("list") = 0,
+          nb::arg("neighbor_virials").none() = nb::none(), nb::arg("atom_virials") = true, nb::arg("list") = 0,
           "Energies [n_centers] (eV), forces [n_atoms, 3] (eV/Å) and virials [n_centers, 3, 3] (eV; sum over neighbours of\n"
           "r_ij (x) dE/dr_ij) for positions [n_atoms, 3] (Å), species [n_atoms] int32 and a neighbour list in CSR form:\n"
           "first [n_centers+1] int64, neighbors [E] int32, shifts [E, 3] (Å, added to r_j - r_i; None: none). Edges beyond "
@@ -279,6 +281,7 @@ NB_MODULE(_engine, module) {
           "centers, `exchange` has methods forward(rows), which copies the rows of centers to their ghosts, and\n"
           "reverse(rows), which adds those of ghosts to their centers; rows [n_atoms, feature_row] is changed in place,\n"
           "n_layers - 1 times by each. neighbor_virials [n_atoms, 3, 3], where given, is set to the virials by neighbour.\n"
+          "Without atom_virials their sum [3, 3] takes the place of the virials: from a device fewer numbers come back.\n"
           "A `list` other than 0 says that species and neighbour list are those of the call before with the same number:\n"
           "they are not checked again, and a device keeps them. With None for first, neighbors and shifts the list is that\n"
           "of `set_list`; all atoms are centers.\n"

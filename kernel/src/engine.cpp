@@ -45,6 +45,12 @@ void add_up(const std::vector<std::vector<Sum>>& parts, int thread, double* tota
   }
 }
 
+/// total [9] = sum of rows [n, 9]
+void sum_rows(int64_t n, const double* rows, double* total) {
+  std::fill_n(total, 9, 0.0);
+  for (int64_t k = 0; k < 9 * n; ++k) total[k % 9] += rows[k];
+}
+
 /// The engine in one arithmetic; keeps its working arrays between calls.
 template <class T, class Sum>
 class TypedBackend : public EngineBackend {
@@ -59,8 +65,13 @@ class TypedBackend : public EngineBackend {
   int64_t feature_row() const override { return parameters_.feature_row(); }
 
   /// Local models: the pass `last` alone. A center whose own environment is at fault is named before others that it reaches.
-  void compute(const EngineInput& input, const EngineOutput& output, ThreadPool& pool) override {
+  void compute(const EngineInput& input, const EngineOutput& wanted, ThreadPool& pool) override {
     prepare(input, pool);
+    EngineOutput output = wanted;
+    if (wanted.total_virial && !wanted.virials) {
+      virials_.resize(9 * static_cast<std::size_t>(input.n_centers));
+      output.virials = virials_.data();
+    }
     const int n_layers = parameters_.n_layers();
     int64_t fault = -1;
     for (int layer = 0; layer < n_layers - 1; ++layer) {
@@ -78,6 +89,7 @@ class TypedBackend : public EngineBackend {
       add_up(forces_, thread, output.forces);
       if (output.neighbor_virials) add_up(neighbor_virials_, thread, output.neighbor_virials);
     });
+    if (output.total_virial) sum_rows(input.n_centers, output.virials, output.total_virial);
     if (fault >= 0) throw NonFiniteResult("energy", fault);
   }
 
@@ -89,6 +101,7 @@ class TypedBackend : public EngineBackend {
   AtomsFunction<T, Sum> atoms_;
   std::vector<EngineScratch<T>> scratch_;
   Parts<Sum> forces_, neighbor_virials_;
+  std::vector<double> virials_;                          // of the centers, where only their sum is wanted
   std::vector<AlignedVector<T>> features_;               // [n_layers-1] of [n_atoms, feature_row]
   std::vector<std::vector<AlignedVector<T>>> adjoints_;  // the same of each thread; the first receives the sum
   // of the centers, where neighbours get something else: [n_layers-1] of [n_centers, feature_row]

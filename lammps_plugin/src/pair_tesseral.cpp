@@ -245,7 +245,8 @@ void PairTesseralBase::compute(int eflag, int vflag) {
     for (int axis = 0; axis < 3; ++axis) f[i][axis] += units_.force() * forces_[static_cast<std::size_t>(3 * i + axis)];
   }
   add_energies(atom->nlocal);
-  if (output.virials) add_virials(atom->nlocal);
+  if (vflag_global) add_virial(total_virial_, virial);
+  if (vflag_atom) add_virials(atom->nlocal);
   if (output.neighbor_virials) add_neighbor_virials(static_cast<int>(input.n_atoms));
 }
 
@@ -301,7 +302,8 @@ EngineOutput PairTesseralBase::prepare(const EngineInput& input) {
   energies_.resize(n_centers);
   forces_.resize(3 * n_atoms);
   EngineOutput output{.energies = energies_.data(), .forces = forces_.data()};
-  if (vflag_global || vflag_atom) {
+  if (vflag_global) output.total_virial = total_virial_;
+  if (vflag_atom) {
     virials_.resize(9 * n_centers);
     output.virials = virials_.data();
   }
@@ -352,16 +354,14 @@ void PairTesseralBase::add_energies(int n_local) {
   }
 }
 
-/// LAMMPS' virial is -dE/dstrain, in the order xx, yy, zz, xy, xz, yz.
+/// LAMMPS' virial is -dE/dstrain, in the order xx, yy, zz, xy, xz, yz. v [3, 3]: of the model.
+void PairTesseralBase::add_virial(const double* v, double* target) const {
+  const double w[6] = {v[0], v[4], v[8], 0.5 * (v[1] + v[3]), 0.5 * (v[2] + v[6]), 0.5 * (v[5] + v[7])};
+  for (int n = 0; n < 6; ++n) target[n] -= units_.energy * w[n];
+}
+
 void PairTesseralBase::add_virials(int n_local) {
-  for (int i = 0; i < n_local; ++i) {
-    const double* v = virials_.data() + 9 * static_cast<std::size_t>(i);
-    const double w[6] = {v[0], v[4], v[8], 0.5 * (v[1] + v[3]), 0.5 * (v[2] + v[6]), 0.5 * (v[5] + v[7])};
-    for (int n = 0; n < 6; ++n) {
-      if (vflag_global) virial[n] -= units_.energy * w[n];
-      if (vflag_atom) vatom[i][n] -= units_.energy * w[n];
-    }
-  }
+  for (int i = 0; i < n_local; ++i) add_virial(virials_.data() + 9 * static_cast<std::size_t>(i), vatom[i]);
 }
 
 /// For the heat flux: sum_i r_ij (x) dE_i/dr_ij at the neighbour j, whose velocity it multiplies. Order xx, yy, zz, xy, xz,

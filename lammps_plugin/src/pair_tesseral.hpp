@@ -67,6 +67,7 @@ class PairTesseralBase : public Pair {
   int64_t list_number_ = 0;              // EngineInput::list
   std::vector<tesseral::NeighborRow> rows_;
   std::vector<double> energies_, forces_, virials_, neighbor_virials_;
+  double total_virial_[9];
   std::vector<double*> column_pointers_;
 
   [[noreturn]] void fail(const std::string& what);
@@ -90,6 +91,7 @@ class PairTesseralBase : public Pair {
   tesseral::EngineOutput prepare(const tesseral::EngineInput& input);
   void evaluate(const tesseral::EngineInput& input, const tesseral::EngineOutput& output);
   void add_energies(int n_local);
+  void add_virial(const double* v, double* target) const;
   void add_virials(int n_local);
   void add_neighbor_virials(int n_atoms);
 };

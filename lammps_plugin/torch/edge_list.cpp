@@ -33,6 +33,7 @@ void EdgeList::scatter(const EngineInput& input, const EngineOutput& output, con
   std::fill_n(output.forces, 3 * input.n_atoms, 0.0);
   if (output.virials) std::fill_n(output.virials, 9 * input.n_centers, 0.0);
   if (output.neighbor_virials) std::fill_n(output.neighbor_virials, 9 * input.n_atoms, 0.0);
+  if (output.total_virial) std::fill_n(output.total_virial, 9, 0.0);
   for (std::size_t e = 0; e < centers.size(); ++e) {
     const int64_t i = centers[e], j = neighbors[e];
     const double* g = gradients + 3 * e;
@@ -43,6 +44,7 @@ void EdgeList::scatter(const EngineInput& input, const EngineOutput& output, con
       for (int b = 0; b < 3; ++b) {
         if (output.virials) output.virials[9 * i + 3 * a + b] += r[a] * g[b];
         if (output.neighbor_virials) output.neighbor_virials[9 * j + 3 * a + b] += r[a] * g[b];
+        if (output.total_virial) output.total_virial[3 * a + b] += r[a] * g[b];
       }
     }
   }

@@ -75,6 +75,7 @@ struct EngineOutput {
   double* forces = nullptr;            // [n_atoms, 3]
   double* virials = nullptr;           // [n_centers, 3, 3] sum over j of r_ij (x) g_ij (not symmetrised), or null
   double* neighbor_virials = nullptr;  // [n_atoms, 3, 3] the same sum over i, by neighbour j; or null
+  double* total_virial = nullptr;      // [3, 3] sum of the virials of the centers, or null
   double* const* columns = nullptr;    // one [n_centers] or null for each of Engine::atom_columns(), or null
 };
 

@@ -16,7 +16,7 @@ namespace tesseral::cuda {
 /// grow in calls of the engine only.
 struct CallKind {
   int64_t list, n_atoms, n_centers;
-  bool virials, neighbor_virials;
+  bool virials, neighbor_virials, total_virial;
 
   bool operator==(const CallKind&) const = default;
 };

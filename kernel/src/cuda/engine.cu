@@ -162,8 +162,12 @@ class CudaBackend : public EngineBackend {
         !results_.pinned()) {
       return {};
     }
-    return CallKind{input_->list, input_->n_atoms, input_->n_centers, output_->virials != nullptr,
-                    output_->neighbor_virials != nullptr};
+    return CallKind{input_->list,
+                    input_->n_atoms,
+                    input_->n_centers,
+                    output_->virials != nullptr,
+                    output_->neighbor_virials != nullptr,
+                    output_->total_virial != nullptr};
   }
 
   /// Everything between the positions and the results, both in the host's memory; waits only for an exchange and for
@@ -207,8 +211,10 @@ class CudaBackend : public EngineBackend {
     }
     {
       const Label label("forces");
-      edges_.template add_forces<Sum>(atoms_, results_.forces.data(), output_->virials ? results_.virials.data() : nullptr,
+      edges_.template add_forces<Sum>(atoms_, results_.forces.data(),
+                                      results_.virials.size() > 0 ? results_.virials.data() : nullptr,
                                       output_->neighbor_virials ? results_.neighbor_virials.data() : nullptr);
+      if (output_->total_virial) sum_virials(atoms_.n_centers, results_.virials.data(), results_.total_virial.data());
     }
     results_.send(atoms_);
   }

@@ -8,7 +8,7 @@ namespace {
 
 template <class T>
 void send_one(const DeviceArray<T>& from, HostArray<T>& to) {
-  from.copy_to(to.data(), from.size());
+  from.copy_to(to.data(), to.size());
 }
 template <class T>
 void give_one(const HostArray<T>& from, double* to) {
@@ -26,8 +26,10 @@ void DeviceResults<Sum>::prepare(const EngineInput& input, const EngineOutput& o
   };
   room(energies, sent_energies_, n_centers);
   room(forces, sent_forces_, 3 * n_atoms);
-  room(virials, sent_virials_, output.virials ? 9 * n_centers : 0);
+  virials.resize(output.virials || output.total_virial ? 9 * n_centers : 0);
+  sent_virials_.resize(output.virials ? virials.size() : 0);
   room(neighbor_virials, sent_neighbor_virials_, output.neighbor_virials ? 9 * n_atoms : 0);
+  room(total_virial, sent_total_virial_, output.total_virial ? 9 : 0);
   room(fault_, sent_fault_, 1);
 }
 
@@ -35,6 +37,7 @@ template <class Sum>
 void DeviceResults<Sum>::clear() {
   forces.fill_zero();
   neighbor_virials.fill_zero();
+  total_virial.fill_zero();
   fault_.fill(0xff);
 }
 
@@ -50,6 +53,7 @@ void DeviceResults<Sum>::send(const DeviceAtoms& atoms) {
   send_one(forces, sent_forces_);
   send_one(virials, sent_virials_);
   send_one(neighbor_virials, sent_neighbor_virials_);
+  send_one(total_virial, sent_total_virial_);
   send_one(fault_, sent_fault_);
 }
 
@@ -59,6 +63,7 @@ void DeviceResults<Sum>::give(const EngineOutput& output) const {
   give_one(sent_forces_, output.forces);
   if (output.virials) give_one(sent_virials_, output.virials);
   if (output.neighbor_virials) give_one(sent_neighbor_virials_, output.neighbor_virials);
+  if (output.total_virial) give_one(sent_total_virial_, output.total_virial);
   const uint64_t fault = sent_fault_.data()[0];
   if (fault != UINT64_MAX) throw NonFiniteResult("energy", static_cast<int64_t>(fault % energies.size()));
 }
@@ -66,7 +71,7 @@ void DeviceResults<Sum>::give(const EngineOutput& output) const {
 template <class Sum>
 bool DeviceResults<Sum>::pinned() const {
   return sent_energies_.pinned() && sent_virials_.pinned() && sent_forces_.pinned() && sent_neighbor_virials_.pinned() &&
-         sent_fault_.pinned();
+         sent_total_virial_.pinned() && sent_fault_.pinned();
 }
 
 template class DeviceResults<float>;

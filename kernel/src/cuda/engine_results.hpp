@@ -11,8 +11,9 @@ class DeviceResults {
  public:
   DeviceArray<double> energies;       // [n_centers]
   DeviceArray<Sum> forces;            // [n_atoms, 3]
-  DeviceArray<double> virials;        // [n_centers, 9], or empty
+  DeviceArray<double> virials;        // [n_centers, 9], or empty; also where only their sum is wanted
   DeviceArray<Sum> neighbor_virials;  // [n_atoms, 9], or empty
+  DeviceArray<double> total_virial;   // [9], or empty
 
   /// Makes room for what is wanted.
   void prepare(const EngineInput& input, const EngineOutput& output);
@@ -32,7 +33,7 @@ class DeviceResults {
 
  private:
   DeviceArray<uint64_t> fault_;  // layer * n_centers + center, or the largest number
-  HostArray<double> sent_energies_, sent_virials_;
+  HostArray<double> sent_energies_, sent_virials_, sent_total_virial_;
   HostArray<Sum> sent_forces_, sent_neighbor_virials_;
   HostArray<uint64_t> sent_fault_;
 };

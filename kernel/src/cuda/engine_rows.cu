@@ -1,5 +1,8 @@
+#include <algorithm>
+
 #include "channels.hpp"
 #include "engine_rows.hpp"
+#include "multiprocessors.hpp"
 
 namespace tesseral::cuda {
 namespace {
@@ -19,6 +22,20 @@ __global__ void mark(int64_t n, const unsigned char* absent, const unsigned char
   if (on_top[i]) energies[i] = nan("");
   if (fault && energies[i] - energies[i] != 0) {  // not finite
     atomicMin(reinterpret_cast<unsigned long long*>(fault), static_cast<unsigned long long>(first_number) + i);
+  }
+}
+
+/// Each warp: centers n_warps apart, as few additions to the same nine numbers as fill the device.
+__global__ void virials_summed(int64_t n, int64_t n_warps, const double* virials, double* total) {
+  const int64_t warp = global_thread() / warp_size;
+  if (warp >= n_warps) return;
+  double sums[9] = {};
+  for (int64_t i = warp * warp_size + lane_of_warp(); i < n; i += n_warps * warp_size) {
+    for (int k = 0; k < 9; ++k) sums[k] += virials[9 * i + k];
+  }
+  for (int k = 0; k < 9; ++k) {
+    const double sum = warp_sum(sums[k]);
+    if (lane_of_warp() == 0) atomicAdd(&total[k], sum);
   }
 }
 
@@ -100,6 +117,11 @@ void set_baseline(int64_t n, const int64_t* species, const double* atomic_energy
 void mark_energies(const DeviceAtoms& atoms, double* energies, uint64_t first_number, uint64_t* fault) {
   launch(mark, blocks_for(atoms.n_centers, threads), threads, 0, atoms.n_centers, atoms.absent.data(), atoms.on_top.data(),
          energies, first_number, fault);
+}
+
+void sum_virials(int64_t n, const double* virials, double* total) {
+  const int64_t n_warps = std::min<int64_t>(blocks_for(n, warp_size), 16 * multiprocessors());
+  launch(virials_summed, blocks_for(n_warps, threads / warp_size), threads, 0, n, n_warps, virials, total);
 }
 
 template <class T>

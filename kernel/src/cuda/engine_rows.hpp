@@ -11,6 +11,9 @@ void set_baseline(int64_t n, const int64_t* species, const double* atomic_energy
 /// `fault` is not null, it becomes the smallest first_number + center of energies that are not finite, if it was larger.
 void mark_energies(const DeviceAtoms& atoms, double* energies, uint64_t first_number, uint64_t* fault);
 
+/// Adds the virials [n, 9] of centers to their sum [9], in no fixed order.
+void sum_virials(int64_t n, const double* virials, double* total);
+
 /// rows [n, stride] += constants [S, row] of each atom's species.
 template <class T>
 void add_constants(int64_t n, const int64_t* species, const T* constants, int row, T* rows, int64_t stride);

@@ -85,7 +85,7 @@ def device_tables(report: dict[str, Any]) -> list[Any]:
 def _sizes_table(measured: dict[str, Any]) -> Any:
     from rich.table import Table
 
-    title = f"energies, forces and virials on {measured['device']}, list given"
+    title = f"energies, forces and the virial on {measured['device']}, list given"
     table = Table("model", "precision", "atoms", "million atoms/s", "µs/atom", "of peak", "kB/atom", title=title)
     for case in measured["cases"]:
         speed = f"{1e-6 * case['atom_steps_per_second']:.2f}", f"{case['us_per_atom']:.3f}"
