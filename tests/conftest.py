@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.neighborlist import neighbor_list
-from device_emulation import EMULATED_DEVICE, build_emulated_device
+from device_emulation import EMULATED_DEVICE, allow_foreign_memory, build_emulated_device, faults
 from filelock import FileLock
 from tesseral.kernel._engine import use_cuda_library
 
@@ -94,13 +94,26 @@ def emulated_device(tmp_path_factory) -> Path:
         return library if library.exists() else build_emulated_device(folder)
 
 
+@pytest.fixture
+def checked_device(emulated_device) -> Iterator[Path]:
+    """The same library, whose kernels must have done nothing wrong with memory during the test."""
+    faults(emulated_device)
+    yield emulated_device
+    assert faults(emulated_device) == ""
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request) -> Iterator[str]:
     """Each device in turn for the native engine; without a GPU, "cuda" is its code on the processor."""
+    library = None
     if request.param == "cuda" and not torch.cuda.is_available():
-        use_cuda_library(str(request.getfixturevalue("emulated_device")))
+        library = request.getfixturevalue("checked_device")
+        use_cuda_library(str(library))
+        allow_foreign_memory(library, False)
     yield request.param
     use_cuda_library("")
+    if library:
+        allow_foreign_memory(library, True)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -111,7 +124,7 @@ def operator_device(request) -> Iterator[torch.device]:
     if request.param == "cuda" and torch.cuda.is_available():
         torch.set_default_device("cuda")
     elif request.param == "cuda":
-        torch.ops.tesseral.use_emulated_device(str(request.getfixturevalue("emulated_device")))
+        torch.ops.tesseral.use_emulated_device(str(request.getfixturevalue("checked_device")))
     yield torch.get_default_device()
     torch.set_default_device(None)
     torch.ops.tesseral.use_instruction_set("auto")
@@ -125,7 +138,7 @@ def instruction_set(request) -> Iterator[str]:
     threads = torch.get_num_threads()
     if request.param == "cuda":
         torch.set_num_threads(1)  # the emulation has one
-        torch.ops.tesseral.use_emulated_device(str(request.getfixturevalue("emulated_device")))
+        torch.ops.tesseral.use_emulated_device(str(request.getfixturevalue("checked_device")))
     else:
         try:
             torch.ops.tesseral.use_instruction_set(request.param)

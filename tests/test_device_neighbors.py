@@ -14,6 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import CalculationFailed
+from device_emulation import allow_foreign_memory
 from tesseral.kernel._engine import Engine
 
 from tesseral.calculator import TesseralCalculator, device_neighbors, evaluate, neighbor_list, vesin_library
@@ -26,12 +27,13 @@ RESULTS = ("energies", "forces", "stress")
 
 
 @pytest.fixture
-def gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def gpu(request, device: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The device, on which every system is searched."""
     monkeypatch.setattr(device_neighbors, "FEWEST_ATOMS", 1)
     monkeypatch.setattr(device_neighbors, "_has_warned", False)
     if not torch.cuda.is_available():
         monkeypatch.setattr(vesin_library, "DEVICE_KIND", "VesinCPU")
+        allow_foreign_memory(request.getfixturevalue("emulated_device"), True)  # vesin's pairs
     return device
 
 

@@ -129,6 +129,21 @@ def test_native_equals_torchscript(case, device, tmp_path):
             assert_results_equal(native(Engine(str(path), dtype, device=device), atoms, SPECIES), expected, tolerance)
 
 
+def test_virials_are_summed_where_only_their_sum_is_wanted(default_model, device):
+    atoms = bulk("C", "diamond", a=3.57, cubic=True) * (3, 2, 1)  # more than a warp's
+    atoms.positions += np.random.default_rng(3).normal(0, 0.1, atoms.positions.shape)
+    engine = Engine(str(default_model), "float64", threads=1 if device == "cuda" else 2, device=device)
+    indices, edges, shifts = graph(atoms, SPECIES, 4.5)
+    system = indices, edges.first, edges.neighbors, shifts
+    energies, forces, virials = engine.compute(atoms.positions, *system)
+    for _ in range(3):  # the last ones of a device are one launch
+        results = engine.compute(atoms.positions, *system, atom_virials=False, list=1)
+        assert_results_equal(results, (energies, forces, virials.sum(axis=0)), 1e-12)
+    empty = graph(Atoms(), SPECIES, 4.5)
+    nothing = engine.compute(np.zeros((0, 3)), empty[0], empty[1].first, empty[1].neighbors, None, atom_virials=False)
+    assert nothing[2].tolist() == np.zeros((3, 3)).tolist()
+
+
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_instruction_sets_and_threads_agree(dtype, default_model):
     atoms = bulk("C", "diamond", a=3.57, cubic=True) * (3, 2, 2)

@@ -92,18 +92,6 @@ def test_layered_equals_plain_torch(case, tmp_path, device):
             assert_equal((*results, by_neighbor), wanted, tolerance)
 
 
-def test_the_virials_are_summed_where_only_their_sum_is_wanted(tensor_model, device):
-    atoms = structures()["small cell"] * (5, 1, 1)  # more than a warp's
-    engine = Engine(str(tensor_model), "float64", threads=1 if device == "cuda" else 2, device=device)
-    positions, *system = arguments(atoms)
-    energies, forces, virials = engine.compute(positions, *system)
-    for _ in range(3):  # the last ones of a device are one launch
-        results = engine.compute(positions, *system, atom_virials=False, list=1)
-        assert_equal(results, (energies, forces, virials.sum(axis=0)), 1e-12)
-    nothing = engine.compute(*arguments(Atoms()), atom_virials=False)[2]
-    assert nothing.tolist() == np.zeros((3, 3)).tolist()
-
-
 def test_messages_matter(tensor_model, device):
     """An atom feels what is beyond its own cutoff but inside that of a neighbour."""
     engine = Engine(str(tensor_model), "float64", device=device)

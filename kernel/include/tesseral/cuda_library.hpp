@@ -31,7 +31,7 @@ struct CudaLibrary {
 };
 
 /// Changes with everything that a library and its users must agree on.
-constexpr int cuda_library_layout = 4;
+constexpr int cuda_library_layout = 5;
 
 /// The library, loaded at the first call. Throws std::runtime_error that says what is missing: the library (a build without
 /// nvcc), the driver or a device.

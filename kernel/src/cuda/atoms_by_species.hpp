@@ -15,26 +15,24 @@ struct AtomsBySpecies {
   int32_t species[most];              // theirs
   int32_t given[most];                // species as the atoms are stored
   unsigned starts[most / warp_size];  // bits: where another species begins
-  int differ;
 };
 
 /// Sorts `count` atoms from `first` on; all threads of the block call it, once. Without species all are of the first.
 template <int most>
 __device__ void sort_by_species(const int64_t* species, int64_t first, int count, AtomsBySpecies<most>& sorted) {
   const int thread = static_cast<int>(threadIdx.x), n_threads = static_cast<int>(blockDim.x);
-  if (thread == 0) sorted.differ = 0;
-  __syncthreads();
   const auto common = static_cast<int32_t>(species ? species[first] : 0);
+  bool differs = false;
   for (int n = thread; n < count; n += n_threads) {
     const auto own = static_cast<int32_t>(species ? species[first + n] : 0);
     sorted.given[n] = own;
-    if (own != common) sorted.differ = 1;
+    differs = differs || own != common;
   }
-  __syncthreads();
+  const bool several = __syncthreads_or(differs) != 0;
   for (int n = thread; n < count; n += n_threads) {
     const int32_t own = sorted.given[n];
     int place = n;
-    if (sorted.differ) {
+    if (several) {
       place = 0;
       for (int other = 0; other < count; ++other) {
         place += sorted.given[other] < own || (sorted.given[other] == own && other < n);

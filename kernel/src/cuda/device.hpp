@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -39,9 +40,12 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, std::siz
   }
 #ifdef TESSERAL_EMULATE
   profiled(current_label(), [&] {
-    emulation::submit(current_stream(), [=] {
-      emulation::run(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes,
-                     [&] { kernel(static_cast<Parameters>(arguments)...); });
+    emulation::submit(current_stream(), [=, label = current_label()] {
+      emulation::run(label, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, [&] {
+        const std::tuple<void (*)(Parameters...), Parameters...> own(kernel, static_cast<Parameters>(arguments)...);
+        emulation::enter_kernel();
+        std::apply([](auto call, const auto&... values) { call(values...); }, own);
+      });
     });
   });
 #else
@@ -72,7 +76,7 @@ __device__ T* shared_memory() {
 #elif defined(TESSERAL_EMULATE)
 template <class T>
 T* shared_memory() {
-  return reinterpret_cast<T*>(emulation::state().shared.data());
+  return reinterpret_cast<T*>(emulation::shared_memory());
 }
 #endif
 

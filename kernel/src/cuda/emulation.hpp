@@ -1,19 +1,13 @@
 // CUDA's language on the processor: the blocks of a kernel one after the other, the threads of a block as fibers that change
-// at barriers and shuffles. Slow, for tests. The calls of CUDA's runtime are in emulation_runtime.hpp.
+// at barriers and shuffles. Slow, for tests. The calls of CUDA's runtime are in emulation_runtime.hpp; what kernels do with
+// memory is checked in emulation_checks.cpp.
 #pragma once
 
 #define TESSERAL_EMULATE
 
-#include <ucontext.h>
-
-#include <csetjmp>
 #include <cstdint>
 #include <cstring>
-#include <deque>
 #include <functional>
-#include <mutex>
-#include <stdexcept>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -29,130 +23,44 @@
 struct Dim3 {
   unsigned x = 0;
 };
-inline Dim3 threadIdx, blockIdx, blockDim, gridDim;
+extern Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+// The functions of emulation.cpp, which is compiled without the calls of emulation_checks.cpp.
 namespace tesseral::cuda::emulation {
 
 constexpr unsigned lanes_of_warp = 32;
-constexpr std::size_t stack_bytes = 256 * 1024;
 
-/// Threads that wait for each other.
-struct Barrier {
-  unsigned size = 0, arrived = 0, generation = 0;
-};
+/// Runs `body` in every thread of all blocks. It takes the kernel's arguments, which are in the host's memory, says
+/// enter_kernel() and calls the kernel. A barrier that not all threads reach would hang a GPU; here it is an error. `name`:
+/// of the kernel or of its group, for messages.
+void run(const char* name, unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& body);
+/// From here on the thread's accesses to memory are the kernel's.
+void enter_kernel();
 
-/// A thread of the block. Started once, it runs one kernel after the other; it changes with the scheduler by setjmp, which
-/// makes no system call.
-struct Fiber {
-  std::jmp_buf place;
-  ucontext_t start;
-  std::vector<char> stack;
-  bool started = false, finished = false;
-};
-
-struct Block {
-  std::deque<Fiber> fibers;  // as many as any block has had
-  std::vector<unsigned char> shared;
-  Barrier all;
-  std::vector<Barrier> warps;
-  std::vector<uint64_t> exchanged;  // of each thread
-  std::jmp_buf scheduler;
-  const std::function<void()>* body = nullptr;
-};
-
-inline Block& state() {
-  static Block block;
-  return block;
-}
-
-inline void yield() {
-  if (_setjmp(state().fibers[threadIdx.x].place) == 0) _longjmp(state().scheduler, 1);
-}
-
-inline void wait(Barrier& barrier) {
-  const unsigned generation = barrier.generation;
-  if (++barrier.arrived == barrier.size) {
-    barrier.arrived = 0;
-    ++barrier.generation;
-    return;
-  }
-  while (barrier.generation == generation) yield();
-}
-
-inline void live() {
-  for (;;) {
-    (*state().body)();
-    state().fibers[threadIdx.x].finished = true;
-    yield();
-  }
-}
-
-/// Runs thread `own` until it waits or ends.
-inline void resume(unsigned own) {
-  threadIdx.x = own;
-  Fiber& fiber = state().fibers[own];
-  if (_setjmp(state().scheduler) != 0) return;
-  if (fiber.started) _longjmp(fiber.place, 1);
-  fiber.started = true;
-  fiber.stack.resize(stack_bytes);
-  getcontext(&fiber.start);
-  fiber.start.uc_stack.ss_sp = fiber.stack.data();
-  fiber.start.uc_stack.ss_size = stack_bytes;
-  makecontext(&fiber.start, live, 0);
-  setcontext(&fiber.start);
-}
-
-/// Runs all blocks. A barrier that not all threads reach would hang a GPU; here it is an error.
-inline void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& body) {
-  if (threads % lanes_of_warp != 0 || threads > 1024) throw std::logic_error("threads of a block: not whole warps");
-  static std::mutex running;  // threads of the host take turns
-  const std::lock_guard<std::mutex> lock(running);
-  Block& block = state();
-  if (block.fibers.size() < threads) block.fibers.resize(threads);
-  block.body = &body;
-  gridDim.x = blocks;
-  blockDim.x = threads;
-  for (unsigned b = 0; b < blocks; ++b) {
-    blockIdx.x = b;
-    block.shared.assign(shared_bytes + 16, 0xff);
-    block.all = {threads};
-    block.warps.assign(threads / lanes_of_warp, {lanes_of_warp});
-    block.exchanged.assign(threads, 0);
-    for (unsigned t = 0; t < threads; ++t) block.fibers[t].finished = false;
-    unsigned finished = 0, waited = 0;
-    while (finished < threads) {
-      const unsigned before = finished, generation = block.all.generation;
-      unsigned moved = 0;
-      for (const Barrier& warp : block.warps) moved += warp.generation;
-      for (unsigned t = 0; t < threads; ++t) {
-        if (block.fibers[t].finished) continue;
-        resume(t);
-        finished += block.fibers[t].finished;
-      }
-      for (const Barrier& warp : block.warps) moved -= warp.generation;
-      waited = finished == before && generation == block.all.generation && moved == 0 ? waited + 1 : 0;
-      if (waited > 2) {
-        block.fibers.clear();
-        throw std::logic_error("a barrier that not all threads of a block or warp reach");
-      }
-    }
-  }
-}
+unsigned char* shared_memory();
+void synchronise_block();
+void synchronise_warp();
+/// Gives `bits` to the threads of the warp, and returns what its 32 lanes gave. `taken` must follow when they are read.
+const uint64_t* give_to_warp(uint64_t bits);
+void taken();
+/// Whether a thread of the block says so; a barrier.
+bool any_of_block(bool predicate);
+/// Checks an atomic access of a kernel to memory.
+void note_atomic(const void* pointer, std::size_t size);
 
 /// What `read` makes of the values that the lanes of this thread's warp give.
 template <class T, class Read>
 inline auto exchange(T value, Read read) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
-  Block& block = state();
-  const unsigned own = threadIdx.x, warp = own / lanes_of_warp;
-  std::memcpy(&block.exchanged[own], &value, sizeof value);
-  wait(block.warps[warp]);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  const uint64_t* lanes = give_to_warp(bits);
   const auto result = read([&](unsigned lane) {
     T given;
-    std::memcpy(&given, &block.exchanged[warp * lanes_of_warp + lane % lanes_of_warp], sizeof given);
+    std::memcpy(&given, &lanes[lane % lanes_of_warp], sizeof given);
     return given;
   });
-  wait(block.warps[warp]);
+  taken();
   return result;
 }
 
@@ -165,10 +73,13 @@ inline T exchange(T value, unsigned source) {
 }  // namespace tesseral::cuda::emulation
 
 inline void __syncthreads() {
-  tesseral::cuda::emulation::wait(tesseral::cuda::emulation::state().all);
+  tesseral::cuda::emulation::synchronise_block();
 }
 inline void __syncwarp(unsigned = 0xffffffffu) {
-  tesseral::cuda::emulation::wait(tesseral::cuda::emulation::state().warps[threadIdx.x / 32]);
+  tesseral::cuda::emulation::synchronise_warp();
+}
+inline int __syncthreads_or(int predicate) {
+  return tesseral::cuda::emulation::any_of_block(predicate != 0);
 }
 template <class T>
 inline T __shfl_sync(unsigned, T value, int lane) {
@@ -197,13 +108,15 @@ inline int __ffs(int x) {
   return __builtin_ffs(x);
 }
 template <class T>
-inline T atomicAdd(T* target, T value) {
+__attribute__((no_sanitize("thread"))) inline T atomicAdd(T* target, T value) {
+  tesseral::cuda::emulation::note_atomic(target, sizeof(T));
   const T before = *target;
   *target += value;
   return before;
 }
 template <class T>
-inline T atomicMin(T* target, T value) {
+__attribute__((no_sanitize("thread"))) inline T atomicMin(T* target, T value) {
+  tesseral::cuda::emulation::note_atomic(target, sizeof(T));
   const T before = *target;
   if (value < before) *target = value;
   return before;

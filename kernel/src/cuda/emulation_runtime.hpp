@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <vector>
 
 using cudaError_t = int;
@@ -26,14 +25,20 @@ using cudaStream_t = EmulatedStream*;
 extern "C" {
 __attribute__((used, visibility("default"))) inline int tesseral_emulation_refuses = 0;
 }
+/// Whether kernels may read and write memory that is not of cudaMalloc: tensors of torch, which are the processor's.
+extern "C" {
+__attribute__((used, visibility("default"))) inline int tesseral_emulation_foreign_memory = 1;
+}
 
 namespace tesseral::cuda::emulation {
 
 constexpr std::size_t all_memory = std::size_t{16} << 30;
-inline std::map<void*, std::size_t>& allocations() {
-  static std::map<void*, std::size_t>& sizes = *new std::map<void*, std::size_t>;
-  return sizes;
-}
+/// Beyond each allocation, where nothing is.
+constexpr std::size_t guard_bytes = 256;
+// of emulation_checks.cpp
+void note_allocation(void* pointer, std::size_t size);
+void forget_allocation(void* pointer);
+std::size_t allocated_bytes();
 
 /// The stream that this thread captures, or null.
 inline EmulatedStream*& captured_stream() {
@@ -65,21 +70,21 @@ inline cudaError_t cudaGetLastError() {
 
 inline cudaError_t cudaMalloc(void** pointer, std::size_t size) {
   if (const cudaError_t error = tesseral::cuda::emulation::outside_a_capture()) return error;
-  *pointer = std::malloc(size > 0 ? size : 1);
+  *pointer = std::malloc(size + tesseral::cuda::emulation::guard_bytes);
   if (!*pointer) return cudaErrorMemoryAllocation;
   std::memset(*pointer, 0xff, size);  // not a number: what is read before it is written shows
-  tesseral::cuda::emulation::allocations()[*pointer] = size;
+  tesseral::cuda::emulation::note_allocation(*pointer, size);
   return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* pointer) {
   if (const cudaError_t error = tesseral::cuda::emulation::outside_a_capture()) return error;
-  tesseral::cuda::emulation::allocations().erase(pointer);
+  tesseral::cuda::emulation::forget_allocation(pointer);
   std::free(pointer);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  *total = *free = tesseral::cuda::emulation::all_memory;
-  for (const auto& [pointer, size] : tesseral::cuda::emulation::allocations()) *free -= size;
+  *total = tesseral::cuda::emulation::all_memory;
+  *free = *total - tesseral::cuda::emulation::allocated_bytes();
   return cudaSuccess;
 }
 constexpr unsigned cudaHostAllocDefault = 0;

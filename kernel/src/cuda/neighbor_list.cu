@@ -31,7 +31,7 @@ __global__ void count_pairs(DevicePairs pairs, int64_t n_atoms, int32_t* counts,
   if (i < n && j < n) {
     atomicAdd(&counts[i], 1);
   } else {
-    *fault = 1;
+    atomicAdd(fault, 1);
   }
 }
 
