@@ -46,6 +46,9 @@ __device__ inline void store_numbers(T* target, const T (&source)[n]) {
 /// Adds to neighbouring numbers of global memory.
 template <class T, int n>
 __device__ inline void add_numbers(T* target, const T (&amount)[n]) {
+#ifdef TESSERAL_EMULATE
+  emulation::note_vector(target, n * sizeof(T) < 16 ? n * sizeof(T) : 16);  // as below
+#endif
   TESSERAL_UNROLL
   for (int c = 0; c < n; ++c) atomicAdd(target + c, amount[c]);
 }

@@ -47,6 +47,8 @@ void taken();
 bool any_of_block(bool predicate);
 /// Checks an atomic access of a kernel to memory.
 void note_atomic(const void* pointer, std::size_t size);
+/// Checks that so many bytes can be accessed at once.
+void note_vector(const void* pointer, std::size_t size);
 
 /// What `read` makes of the values that the lanes of this thread's warp give.
 template <class T, class Read>

@@ -237,6 +237,10 @@ void forget_allocation(void* pointer) {
 std::size_t allocated_bytes() {
   return allocations().bytes();
 }
+void note_vector(const void* pointer, std::size_t size) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  if (address % size != 0) fault("an address that is not aligned", address, __builtin_return_address(0));
+}
 void note_atomic(const void* pointer, std::size_t size) {
   access(atomics, pointer, size, __builtin_return_address(0));
 }
