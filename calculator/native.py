@@ -130,7 +130,7 @@ class NativeModel:
         atom_virials: bool = True,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Energies [n_atoms] (eV), forces [n_atoms, 3] (eV/Å), virials [n_atoms, 3, 3] (eV, sum is V *
-        stress).
+        stress; or the sum [3, 3] itself).
 
         Args:
             positions: [n_atoms, 3] in Å.

@@ -245,8 +245,8 @@ void PairTesseralBase::compute(int eflag, int vflag) {
     for (int axis = 0; axis < 3; ++axis) f[i][axis] += units_.force() * forces_[static_cast<std::size_t>(3 * i + axis)];
   }
   add_energies(atom->nlocal);
-  if (vflag_global) add_virial(total_virial_, virial);
-  if (vflag_atom) add_virials(atom->nlocal);
+  if (output.total_virial) add_virial(output.total_virial, virial);
+  if (output.virials) add_atom_virials(atom->nlocal);
   if (output.neighbor_virials) add_neighbor_virials(static_cast<int>(input.n_atoms));
 }
 
@@ -354,13 +354,13 @@ void PairTesseralBase::add_energies(int n_local) {
   }
 }
 
-/// LAMMPS' virial is -dE/dstrain, in the order xx, yy, zz, xy, xz, yz. v [3, 3]: of the model.
+/// From the model's v [3, 3]. LAMMPS' virial is -dE/dstrain, in the order xx, yy, zz, xy, xz, yz.
 void PairTesseralBase::add_virial(const double* v, double* target) const {
   const double w[6] = {v[0], v[4], v[8], 0.5 * (v[1] + v[3]), 0.5 * (v[2] + v[6]), 0.5 * (v[5] + v[7])};
   for (int n = 0; n < 6; ++n) target[n] -= units_.energy * w[n];
 }
 
-void PairTesseralBase::add_virials(int n_local) {
+void PairTesseralBase::add_atom_virials(int n_local) {
   for (int i = 0; i < n_local; ++i) add_virial(virials_.data() + 9 * static_cast<std::size_t>(i), vatom[i]);
 }
 

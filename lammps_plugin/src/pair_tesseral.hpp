@@ -92,7 +92,7 @@ class PairTesseralBase : public Pair {
   void evaluate(const tesseral::EngineInput& input, const tesseral::EngineOutput& output);
   void add_energies(int n_local);
   void add_virial(const double* v, double* target) const;
-  void add_virials(int n_local);
+  void add_atom_virials(int n_local);
   void add_neighbor_virials(int n_atoms);
 };
 

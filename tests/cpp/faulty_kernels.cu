@@ -1,5 +1,5 @@
 // Kernels with one fault each, which the emulation of a device must name, and one without.
-#include "../../kernel/src/cuda/device.hpp"
+#include "../../kernel/src/cuda/channels.hpp"
 
 namespace tesseral::cuda {
 namespace {
@@ -55,6 +55,11 @@ __global__ void another_threads_memory(int* out) {
   out[global_thread()] = *first;
 }
 
+__global__ void sum_of_an_odd_address(float* total) {
+  const float amount[2] = {1, 1};
+  add_numbers(total + 1, amount);
+}
+
 }  // namespace
 }  // namespace tesseral::cuda
 
@@ -88,7 +93,15 @@ extern "C" __attribute__((visibility("default"))) void run_kernel(int which) {
       return run(memory_of_the_host, first);
     case 8:
       return run(another_threads_memory);
-    case 9:
+    case 9: {
+      DeviceArray<float> sums(4);
+      sums.fill_zero();
+      return launch(sum_of_an_odd_address, blocks, threads, 0, sums.data());
+    }
+    case 10:
+      check(cudaMemsetAsync(out.data(), 0, (out.size() + 1) * sizeof(int), current_stream()), "fill");
+      return;
+    case 11:
       out.data()[0] = 1;
       return;
   }

@@ -47,7 +47,7 @@ __device__ inline void store_numbers(T* target, const T (&source)[n]) {
 template <class T, int n>
 __device__ inline void add_numbers(T* target, const T (&amount)[n]) {
 #ifdef TESSERAL_EMULATE
-  emulation::note_vector(target, n * sizeof(T) < 16 ? n * sizeof(T) : 16);  // as below
+  if constexpr (sizeof(T) == 4 && (n == 2 || n == 4)) emulation::note_vector(target, n * sizeof(T));  // see below
 #endif
   TESSERAL_UNROLL
   for (int c = 0; c < n; ++c) atomicAdd(target + c, amount[c]);

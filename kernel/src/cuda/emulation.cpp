@@ -39,6 +39,11 @@ void live() {
   }
 }
 
+/// Whatever happens, the host's code follows.
+struct HostAgain {
+  ~HostAgain() { now_runs(Who::host); }
+};
+
 /// Runs thread `own` until it waits or ends.
 void resume(unsigned own) {
   threadIdx.x = own;
@@ -100,11 +105,12 @@ void run(const char* name, unsigned blocks, unsigned threads, std::size_t shared
   ++block.launches;
   gridDim.x = blocks;
   blockDim.x = threads;
+  const HostAgain afterwards;
   now_runs(Who::emulation);
   bool ended = true;
   for (unsigned b = 0; b < blocks && ended; ++b) {
     blockIdx.x = b;
-    block.shared.assign(shared_bytes + 16, 0xff);
+    block.shared.assign(shared_bytes + guard_bytes, 0xff);
     block.all = {threads};
     block.warps.assign(threads / lanes_of_warp, {lanes_of_warp});
     block.exchanged.assign(threads, 0);
@@ -112,7 +118,6 @@ void run(const char* name, unsigned blocks, unsigned threads, std::size_t shared
     for (unsigned t = 0; t < threads; ++t) block.fibers[t].finished = false;
     ended = run_block(block, threads);
   }
-  now_runs(Who::host);
   if (ended) return;
   block.fibers.clear();
   throw std::logic_error("a barrier that not all threads of a block or warp reach");

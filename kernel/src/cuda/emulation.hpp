@@ -25,7 +25,7 @@ struct Dim3 {
 };
 extern Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-// The functions of emulation.cpp, which is compiled without the calls of emulation_checks.cpp.
+// The functions of emulation.cpp and emulation_checks.cpp, whose own accesses to memory are not watched.
 namespace tesseral::cuda::emulation {
 
 constexpr unsigned lanes_of_warp = 32;
@@ -45,8 +45,8 @@ const uint64_t* give_to_warp(uint64_t bits);
 void taken();
 /// Whether a thread of the block says so; a barrier.
 bool any_of_block(bool predicate);
-/// Checks an atomic access of a kernel to memory.
-void note_atomic(const void* pointer, std::size_t size);
+/// Checks an atomic access of a kernel to memory; `caller`: where its code is.
+void note_atomic(const void* pointer, std::size_t size, const void* caller);
 /// Checks that so many bytes can be accessed at once.
 void note_vector(const void* pointer, std::size_t size);
 
@@ -110,15 +110,15 @@ inline int __ffs(int x) {
   return __builtin_ffs(x);
 }
 template <class T>
-__attribute__((no_sanitize("thread"))) inline T atomicAdd(T* target, T value) {
-  tesseral::cuda::emulation::note_atomic(target, sizeof(T));
+__attribute__((noinline, no_sanitize("thread"))) T atomicAdd(T* target, T value) {
+  tesseral::cuda::emulation::note_atomic(target, sizeof(T), __builtin_return_address(0));
   const T before = *target;
   *target += value;
   return before;
 }
 template <class T>
-__attribute__((no_sanitize("thread"))) inline T atomicMin(T* target, T value) {
-  tesseral::cuda::emulation::note_atomic(target, sizeof(T));
+__attribute__((noinline, no_sanitize("thread"))) T atomicMin(T* target, T value) {
+  tesseral::cuda::emulation::note_atomic(target, sizeof(T), __builtin_return_address(0));
   const T before = *target;
   if (value < before) *target = value;
   return before;

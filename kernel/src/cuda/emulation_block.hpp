@@ -14,7 +14,8 @@ namespace tesseral::cuda::emulation {
 
 constexpr std::size_t stack_bytes = 256 * 1024;
 
-/// Whose code this thread of the host runs: accesses of the emulation itself are not checked.
+/// Whose code this thread of the host runs: different accesses are right for a kernel and for the host, any for the
+/// emulation.
 enum class Who { host, kernel, emulation };
 Who& who_runs();
 

@@ -6,6 +6,10 @@
 // Two accesses of one word (four bytes, or one where less is accessed) race if at least one of them writes, not both are
 // atomic, and nothing orders them: launches order everything, __syncthreads the threads of a block, __syncwarp those of a
 // warp, and shuffles nothing.
+//
+// Not seen: an access beyond a __shared__ array of fixed size that ends in another one or in a constant; accesses to
+// parts of a word of four bytes beside those to all of it; and where kernels get foreign memory, what is more than
+// guard_bytes behind an allocation or before it.
 #include <link.h>
 
 #include <algorithm>
@@ -16,6 +20,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "emulation_block.hpp"
 
@@ -58,21 +63,29 @@ enum Kind { reads, writes, atomics };
 using Word = std::array<Accesses, 3>;
 using Page = std::array<Word, page_words>;
 
-std::string& faults() {
-  static std::string& text = *new std::string;
-  return text;
+struct Faults {
+  std::mutex busy;
+  std::string lines;
+  std::size_t count = 0;
+};
+Faults& faults() {
+  static Faults& all = *new Faults;
+  return all;
 }
-std::size_t n_faults = 0;
 
 void fault(const char* what, uintptr_t address, const void* caller) {
-  if (++n_faults > most_faults) return;
+  Faults& all = faults();
+  const std::lock_guard<std::mutex> lock(all.busy);
+  if (++all.count > most_faults) return;
   Dl_info place{};
   dladdr(caller, &place);
-  char line[256];
-  std::snprintf(line, sizeof line, "%s: %s, address %#zx, thread %u of block %u, code at %#zx\n", state().name, what,
-                static_cast<std::size_t>(address), threadIdx.x, blockIdx.x,
+  char who[128] = "host", line[256];
+  if (who_runs() != Who::host) {
+    std::snprintf(who, sizeof who, "%s, thread %u of block %u", state().name, threadIdx.x, blockIdx.x);
+  }
+  std::snprintf(line, sizeof line, "%s: %s, address %#zx, code at %#zx\n", who, what, static_cast<std::size_t>(address),
                 static_cast<std::size_t>(static_cast<const char*>(caller) - static_cast<const char*>(place.dli_fbase)));
-  faults() += line;
+  all.lines += line;
 }
 
 /// The segments of this library, which hold shared memory of fixed places and constants.
@@ -86,7 +99,7 @@ std::pair<uintptr_t, uintptr_t> own_segments() {
       begin = std::min<uintptr_t>(begin, object->dlpi_addr + segment.p_vaddr);
       end = std::max<uintptr_t>(end, object->dlpi_addr + segment.p_vaddr + segment.p_memsz);
     }
-    const auto own = reinterpret_cast<uintptr_t>(&n_faults);
+    const auto own = reinterpret_cast<uintptr_t>(&threadIdx);
     if (own < begin || own >= end) return 0;
     *static_cast<std::pair<uintptr_t, uintptr_t>*>(result) = {begin, end};
     return 1;
@@ -162,6 +175,15 @@ class Words {
   std::array<Recent, recent_pages> recent_;
 };
 
+/// Of this launch and of earlier ones, which do not matter: emptied when faults are taken.
+struct Known {
+  Words bytes, fours;
+};
+Known& known() {
+  static Known& words = *new Known;
+  return words;
+}
+
 void note(Kind kind, uintptr_t address, std::size_t size, bool of_block, const void* caller) {
   const Block& block = state();
   const unsigned thread = threadIdx.x;
@@ -171,10 +193,10 @@ void note(Kind kind, uintptr_t address, std::size_t size, bool of_block, const v
                      thread / lanes_of_warp,
                      block.fences[thread],
                      thread};
-  static Words &bytes = *new Words, &fours = *new Words;
+  Words& words = size < 4 ? known().bytes : known().fours;
   const uintptr_t word_bytes = size < 4 ? 1 : 4;
   for (uintptr_t a = address / word_bytes; a < (address + size + word_bytes - 1) / word_bytes; ++a) {
-    Word& word = (size < 4 ? bytes : fours)[a];
+    Word& word = words[a];
     for (const Kind other : {reads, writes, atomics}) {
       if (kind == other && kind != writes) continue;
       if (word[other].race_with(own, of_block)) {
@@ -203,13 +225,13 @@ void in_kernel(Kind kind, uintptr_t address, std::size_t size, const void* calle
       return fault("beyond the end of an allocation", address, caller);
     }
   }
+  if (tesseral_emulation_foreign_memory) return note(kind, address, size, false, caller);
   for (const Fiber& other : block.fibers) {
     if (within(address, size, other.stack.data(), other.stack.size())) {
       return fault("another thread's own memory", address, caller);
     }
   }
-  if (!tesseral_emulation_foreign_memory) return fault("memory that is not the device's", address, caller);
-  note(kind, address, size, false, caller);
+  fault("memory that is not the device's", address, caller);
 }
 
 /// The access of the host's code.
@@ -241,8 +263,17 @@ void note_vector(const void* pointer, std::size_t size) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
   if (address % size != 0) fault("an address that is not aligned", address, __builtin_return_address(0));
 }
-void note_atomic(const void* pointer, std::size_t size) {
-  access(atomics, pointer, size, __builtin_return_address(0));
+void note_copy(const void* pointer, std::size_t size) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer);
+  const Allocation found = allocations().before(address);
+  if (found.begin && within(address, size, found.begin, found.size)) return;
+  const bool near = found.begin && within(address, 0, found.begin, found.size + guard_bytes);
+  if (near || !tesseral_emulation_foreign_memory) {
+    fault("a copy or fill beyond an allocation", address, __builtin_return_address(0));
+  }
+}
+void note_atomic(const void* pointer, std::size_t size, const void* caller) {
+  access(atomics, pointer, size, caller);
 }
 
 }  // namespace tesseral::cuda::emulation
@@ -253,21 +284,24 @@ void note_atomic(const void* pointer, std::size_t size) {
   void name(void* address) {                                                                                        \
     tesseral::cuda::emulation::access(tesseral::cuda::emulation::kind, address, size, __builtin_return_address(0)); \
   }
-#define TESSERAL_ACCESSES(size)                               \
-  TESSERAL_ACCESS(__tsan_read##size, size, reads)             \
-  TESSERAL_ACCESS(__tsan_write##size, size, writes)           \
-  TESSERAL_ACCESS(__tsan_unaligned_read##size, size, reads)   \
-  TESSERAL_ACCESS(__tsan_unaligned_write##size, size, writes) \
-  TESSERAL_ACCESS(__tsan_volatile_read##size, size, reads)    \
-  TESSERAL_ACCESS(__tsan_volatile_write##size, size, writes)
+#define TESSERAL_ACCESSES(size)                   \
+  TESSERAL_ACCESS(__tsan_read##size, size, reads) \
+  TESSERAL_ACCESS(__tsan_write##size, size, writes)
+#define TESSERAL_UNALIGNED_ACCESSES(size)                   \
+  TESSERAL_ACCESS(__tsan_unaligned_read##size, size, reads) \
+  TESSERAL_ACCESS(__tsan_unaligned_write##size, size, writes)
 
 extern "C" {
 /// What was found since the last call; lines, empty if nothing.
 __attribute__((visibility("default"))) const char* tesseral_emulation_faults() {
+  using namespace tesseral::cuda::emulation;
   static std::string& taken = *new std::string;
-  taken = std::move(tesseral::cuda::emulation::faults());
-  tesseral::cuda::emulation::faults().clear();
-  tesseral::cuda::emulation::n_faults = 0;
+  Faults& all = faults();
+  const std::lock_guard<std::mutex> lock(all.busy);
+  taken = std::exchange(all.lines, {});
+  if (all.count > most_faults) taken += std::to_string(all.count - most_faults) + " more\n";
+  all.count = 0;
+  known() = {};
   return taken.c_str();
 }
 
@@ -276,6 +310,10 @@ TESSERAL_ACCESSES(2)
 TESSERAL_ACCESSES(4)
 TESSERAL_ACCESSES(8)
 TESSERAL_ACCESSES(16)
+TESSERAL_UNALIGNED_ACCESSES(2)
+TESSERAL_UNALIGNED_ACCESSES(4)
+TESSERAL_UNALIGNED_ACCESSES(8)
+TESSERAL_UNALIGNED_ACCESSES(16)
 void __tsan_read_range(void* address, long size) {
   tesseral::cuda::emulation::access(tesseral::cuda::emulation::reads, address, static_cast<std::size_t>(size),
                                     __builtin_return_address(0));
@@ -287,7 +325,7 @@ void __tsan_write_range(void* address, long size) {
 void __tsan_vptr_update(void*, void*) {}
 void __tsan_vptr_read(void*) {}
 void __tsan_init() {}
-// of reference counts in the host's code
+// of reference counts and static variables in the host's code
 unsigned __tsan_atomic32_fetch_add(volatile void* target, unsigned value, int) {
   return __atomic_fetch_add(static_cast<volatile unsigned*>(target), value, __ATOMIC_SEQ_CST);
 }

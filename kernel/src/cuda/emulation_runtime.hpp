@@ -39,6 +39,7 @@ constexpr std::size_t guard_bytes = 256;
 void note_allocation(void* pointer, std::size_t size);
 void forget_allocation(void* pointer);
 std::size_t allocated_bytes();
+void note_copy(const void* pointer, std::size_t size);
 
 /// The stream that this thread captures, or null.
 inline EmulatedStream*& captured_stream() {
@@ -97,12 +98,20 @@ inline cudaError_t cudaFreeHost(void* pointer) {
   std::free(pointer);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, cudaMemcpyKind, cudaStream_t stream) {
-  tesseral::cuda::emulation::submit(stream, [=] { std::memcpy(target, source, size); });
+inline cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t size, cudaMemcpyKind kind,
+                                   cudaStream_t stream) {
+  tesseral::cuda::emulation::submit(stream, [=] {
+    if (kind != cudaMemcpyDeviceToHost) tesseral::cuda::emulation::note_copy(target, size);
+    if (kind != cudaMemcpyHostToDevice) tesseral::cuda::emulation::note_copy(source, size);
+    std::memcpy(target, source, size);
+  });
   return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* target, int value, std::size_t size, cudaStream_t stream) {
-  tesseral::cuda::emulation::submit(stream, [=] { std::memset(target, value, size); });
+  tesseral::cuda::emulation::submit(stream, [=] {
+    tesseral::cuda::emulation::note_copy(target, size);
+    std::memset(target, value, size);
+  });
   return cudaSuccess;
 }
 

@@ -162,12 +162,12 @@ class CudaBackend : public EngineBackend {
         !results_.pinned()) {
       return {};
     }
-    return CallKind{input_->list,
-                    input_->n_atoms,
-                    input_->n_centers,
-                    output_->virials != nullptr,
-                    output_->neighbor_virials != nullptr,
-                    output_->total_virial != nullptr};
+    return CallKind{.list = input_->list,
+                    .n_atoms = input_->n_atoms,
+                    .n_centers = input_->n_centers,
+                    .virials = output_->virials != nullptr,
+                    .neighbor_virials = output_->neighbor_virials != nullptr,
+                    .total_virial = output_->total_virial != nullptr};
   }
 
   /// Everything between the positions and the results, both in the host's memory; waits only for an exchange and for

@@ -25,7 +25,8 @@ __global__ void mark(int64_t n, const unsigned char* absent, const unsigned char
   }
 }
 
-/// Each warp: centers n_warps apart, as few additions to the same nine numbers as fill the device.
+/// Each warp: 32 centers at a time, n_warps such groups apart. No more warps than fill the device, as each adds to the same
+/// nine numbers.
 __global__ void virials_summed(int64_t n, int64_t n_warps, const double* virials, double* total) {
   const int64_t warp = global_thread() / warp_size;
   if (warp >= n_warps) return;
