@@ -46,7 +46,7 @@ class LennardJonesEngine:
         self.device = device
         self.options = (path, dtype, threads)
 
-    def compute(self, positions, species, first, neighbors, shifts, list=0):
+    def compute(self, positions, species, first, neighbors, shifts, atom_virials=True, list=0):
         assert positions.dtype == shifts.dtype == np.float64 and positions.flags.c_contiguous
         assert species.dtype == neighbors.dtype == np.int32 and first.dtype == np.int64
         assert first[0] == 0 and first[-1] == len(neighbors) == len(shifts)

@@ -202,7 +202,7 @@ def test_a_failed_search_goes_to_the_processor_with_one_warning(gpu, model, monk
             atoms.positions[step] += 0.9
             assert_same_results(calculator, expected, atoms)
         assert_same_results(TesseralCalculator(model, dtype="float64", device=gpu), expected, atoms)
-    assert len(caught) == 1
+    assert [warning.category for warning in caught].count(RuntimeWarning) == 1
     assert calculator._edges.n_device_builds == 0
     assert calculator._edges.n_builds == 3
 

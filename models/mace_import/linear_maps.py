@@ -126,7 +126,8 @@ def harmonic_frames(harmonics: Any, what: str) -> list[Array]:
     frames = []
     for degree in range(l_max + 1):
         part = slice(degree**2, (degree + 1) ** 2)
-        frame = np.linalg.lstsq(ours[:, part], theirs[:, part] / HARMONICS_NORM, rcond=None)[0].T
+        solution = np.linalg.lstsq(ours[:, part], theirs[:, part] / HARMONICS_NORM, rcond=None)[0]
+        frame = np.asarray(solution.T, dtype=np.float64)
         exact = np.abs(HARMONICS_NORM * ours[:, part] @ frame.T - theirs[:, part]).max()
         if exact > TOLERANCE or np.abs(frame @ frame.T - np.eye(len(frame))).max() > TOLERANCE:
             raise MaceImportError(f"{what}: its spherical harmonics of degree {degree} are not the real harmonics")
