@@ -91,9 +91,9 @@ def graph(atoms: Atoms, species: list[str], cutoff: float):
     return indices, edges, edges.cell_shifts @ atoms.cell.array
 
 
-def native(engine: Engine, atoms: Atoms, species: list[str], cutoff: float = 4.5):
+def native(engine: Engine, atoms: Atoms, species: list[str], cutoff: float = 4.5, **options):
     indices, edges, shifts = graph(atoms, species, cutoff)
-    return engine.compute(atoms.positions, indices, edges.first, edges.neighbors, shifts)
+    return engine.compute(atoms.positions, indices, edges.first, edges.neighbors, shifts, **options)
 
 
 def torchscript(path: Path, atoms: Atoms, species: list[str]):
@@ -133,15 +133,12 @@ def test_virials_are_summed_where_only_their_sum_is_wanted(default_model, device
     atoms = bulk("C", "diamond", a=3.57, cubic=True) * (3, 2, 1)  # more than a warp's
     atoms.positions += np.random.default_rng(3).normal(0, 0.1, atoms.positions.shape)
     engine = Engine(str(default_model), "float64", threads=1 if device == "cuda" else 2, device=device)
-    indices, edges, shifts = graph(atoms, SPECIES, 4.5)
-    system = indices, edges.first, edges.neighbors, shifts
-    energies, forces, virials = engine.compute(atoms.positions, *system)
+    energies, forces, virials = native(engine, atoms, SPECIES)
     for _ in range(3):  # the last ones of a device are one launch
-        results = engine.compute(atoms.positions, *system, atom_virials=False, list=1)
+        results = native(engine, atoms, SPECIES, atom_virials=False, list=1)
         assert_results_equal(results, (energies, forces, virials.sum(axis=0)), 1e-12)
-    empty = graph(Atoms(), SPECIES, 4.5)
-    nothing = engine.compute(np.zeros((0, 3)), empty[0], empty[1].first, empty[1].neighbors, None, atom_virials=False)
-    assert nothing[2].tolist() == np.zeros((3, 3)).tolist()
+    nothing = native(engine, Atoms(), SPECIES, atom_virials=False)[2]
+    assert nothing.tolist() == np.zeros((3, 3)).tolist()
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))

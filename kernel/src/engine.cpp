@@ -47,8 +47,11 @@ void add_up(const std::vector<std::vector<Sum>>& parts, int thread, double* tota
 
 /// total [9] = sum of rows [n, 9]
 void sum_rows(int64_t n, const double* rows, double* total) {
-  std::fill_n(total, 9, 0.0);
-  for (int64_t k = 0; k < 9 * n; ++k) total[k % 9] += rows[k];
+  double sums[9] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    for (int k = 0; k < 9; ++k) sums[k] += rows[9 * i + k];
+  }
+  std::copy_n(sums, 9, total);
 }
 
 /// The engine in one arithmetic; keeps its working arrays between calls.
